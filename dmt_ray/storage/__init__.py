@@ -1,0 +1,1 @@
+"""Floor 2, storage: the only door to files, images and weights."""
