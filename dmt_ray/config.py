@@ -1,8 +1,8 @@
 """Every option of every command, as frozen dataclasses: the only source of defaults, help and validation.
 
 The command line, ``--config FILE.yaml``, ``run.json`` and the output's fingerprint are all made from these fields.
-The sections ``InputConfig``, ``ModelConfig``, ``TraversalConfig``, ``InversionConfig`` and ``OutputConfig`` decide
-what a run makes; ``RunConfig`` and ``ComputeConfig`` only decide how, so they may differ between a run and its resume.
+``InputConfig``, ``ModelConfig``, ``TraversalConfig``, ``InversionConfig`` and ``OutputConfig`` decide what a run
+makes; ``RunConfig`` and ``ComputeConfig`` only decide how, so they may differ between a run and its resume.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class InputConfig:
     """Take only the first so many inputs."""
     reference_limit: int | None = None
     """Take only so many references, drawn with --seed."""
+    seed: int = 0
+    """Seed for every random choice."""
     max_pixels: int = 200_000_000
     """An image with more pixels (width x height) than this becomes an error row."""
 
@@ -120,7 +122,7 @@ class TraversalConfig:
     traversal: TraversalKind = "local"
     """local moves each spatial cell by its nearest exemplar cells; global moves the whole image (the papers)."""
     strength: float = 2.0
-    """How far to go. global: |displacement| over |mean target - mean source|; local: times the cell's difference."""
+    """How far to go. global: |displacement| / |mean target - mean source|; local: times each cell's difference."""
     standardise: Standardise = "channel"
     """global: one deviation per channel, or per unit as in the paper."""
     neighbors: int = 64
@@ -145,14 +147,11 @@ class InversionConfig:
     """L-BFGS iterations per image at most."""
     tv_weight: float = 30.0
     """Weight of total variation on the edit, with pixels in 8-bit units."""
-    batch_size: int = 8
-    """Images inverted side by side. Results agree across batch sizes up to rounding."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _require(self.iterations >= 0, "iterations", self.iterations, "at least 0")
         _require(self.tv_weight >= 0, "tv_weight", self.tv_weight, "at least 0")
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -184,9 +183,7 @@ class RunConfig:
     """How to run; none of this changes a result."""
 
     mode: Mode = "resume"
-    """resume does what is missing; overwrite replaces an earlier run of this program; error wants an empty output."""
-    seed: int = 0
-    """Seed for every random choice."""
+    """resume does what is missing; overwrite replaces an earlier run; error wants an empty output."""
     max_error_rate: float = 0.1
     """Exit with code 4 when a larger share of the rows is errors, 0 to 1."""
     dry_run: bool = False
@@ -210,13 +207,15 @@ class ComputeConfig:
     """Size of the reconstruction pool."""
     traversal_actors: int | None = None
     """Size of the traversal pool."""
+    batch_size: int = 8
+    """Images inverted side by side. Results agree across batch sizes up to rounding."""
     threads_per_actor: int | None = None
     """Torch threads of each CPU actor."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _require(self.gpus_per_actor > 0, "gpus_per_actor", self.gpus_per_actor, "above 0")
-        for option in ("reconstruction_actors", "traversal_actors", "threads_per_actor"):
+        for option in ("reconstruction_actors", "traversal_actors", "batch_size", "threads_per_actor"):
             value = getattr(self, option)
             _require(value is None or value >= 1, option, value, "at least 1")
 
