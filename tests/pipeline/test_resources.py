@@ -1,0 +1,70 @@
+import pytest
+
+from dmt_ray.config import ComputeConfig
+from dmt_ray.errors import SettingsError
+from dmt_ray.pipeline.resources import pick_device, plan_pools
+
+
+def total(plan, resource):
+    return sum(pool.actors * getattr(pool, resource) for pool in (plan.traversal, plan.reconstruction))
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 8, 16, 64, 256])
+@pytest.mark.parametrize("nodes", [1, 4])
+def test_cpu_pools_leave_room_and_use_the_cores(cpus, nodes):
+    plan = plan_pools([{"CPU": float(cpus), "memory": 1e9}] * nodes, ComputeConfig())
+    everything = cpus * nodes
+    assert total(plan, "num_gpus") == 0
+    assert total(plan, "num_cpus") <= (everything - 1 if everything > 1 else 0.5)
+    assert plan.traversal.actors >= 1
+    assert plan.reconstruction.actors >= plan.traversal.actors
+    busy = plan.reconstruction.actors * plan.reconstruction.threads
+    assert 0.75 * everything <= busy <= everything
+    assert 1 <= plan.reconstruction.threads <= 8
+    assert plan.reconstruction.num_cpus <= cpus
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(1, 1.0), (1, 0.5), (1, 0.25), (2, 1.0), (4, 1.0), (8, 1.0), (8, 0.5)])
+def test_gpu_pools_take_no_cpu_and_fit(gpus, share):
+    plan = plan_pools([{"CPU": 16.0, "GPU": float(gpus)}], ComputeConfig(gpus_per_actor=share))
+    assert total(plan, "num_cpus") == 0
+    assert total(plan, "num_gpus") <= gpus + 1e-6 + share / 4
+    assert plan.reconstruction.actors > 0.7 * gpus / share - 1e-9
+    assert plan.reconstruction.actors >= plan.traversal.actors >= 1
+
+
+def test_gpu_pools_share_a_single_gpu():
+    plan = plan_pools([{"CPU": 4.0, "GPU": 1.0}], ComputeConfig())
+    assert (plan.reconstruction.actors, plan.reconstruction.num_gpus) == (1, 0.75)
+    assert (plan.traversal.actors, plan.traversal.num_gpus) == (1, 0.25)
+
+
+def test_a_gpu_slot_never_spans_nodes():
+    plan = plan_pools([{"CPU": 4.0, "GPU": 1.0}] * 3, ComputeConfig(gpus_per_actor=1.0))
+    assert plan.reconstruction.actors == 3
+    with pytest.raises(SettingsError, match="no node"):
+        plan_pools([{"CPU": 4.0, "GPU": 1.0}] * 3, ComputeConfig(gpus_per_actor=2.0))
+
+
+def test_options_are_obeyed():
+    plan = plan_pools([{"CPU": 16.0}], ComputeConfig(reconstruction_actors=8, traversal_actors=2))
+    assert (plan.reconstruction.actors, plan.traversal.actors, plan.reconstruction.threads) == (8, 2, 2)
+    plan = plan_pools([{"CPU": 16.0}], ComputeConfig(threads_per_actor=1))
+    assert (plan.reconstruction.actors, plan.reconstruction.threads) == (16, 1)
+    plan = plan_pools([{"CPU": 2.0}], ComputeConfig(reconstruction_actors=2, traversal_actors=2))
+    assert total(plan, "num_cpus") <= 1
+    plan = plan_pools([{"GPU": 8.0}], ComputeConfig(reconstruction_actors=7))
+    assert (plan.reconstruction.actors, plan.traversal.actors) == (7, 1)
+    with pytest.raises(SettingsError, match="need 10 GPUs; the cluster has 8"):
+        plan_pools([{"GPU": 8.0}], ComputeConfig(reconstruction_actors=8, traversal_actors=2))
+
+
+def test_a_cluster_without_anything_is_refused():
+    with pytest.raises(SettingsError, match="no CPUs"):
+        plan_pools([{"CPU": 0.0}], ComputeConfig())
+
+
+def test_device_is_the_one_ray_gave():
+    assert pick_device(["3"], cuda_available=True) == "cuda:0"
+    assert pick_device([], cuda_available=True) == "cpu"
+    assert pick_device([0], cuda_available=False) == "cpu"
