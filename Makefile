@@ -1,0 +1,59 @@
+# Needs Python 3.11 or newer, make and pip; everything else goes into .venv.
+PYTHON ?= python3
+# Where the benchmarks find photos: see `make help` and benchmarks/.
+DATA ?= demo/data
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+# Byte-compiling five gigabytes of packages takes longer than installing them; Python does it on first import.
+INSTALL := $(RUN) -m pip install --quiet --no-compile
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+.PHONY: help demo test lint type bench clean
+
+help: ## Say what the targets do
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@echo "Variables: PYTHON (now: $(PYTHON)), DATA for bench (now: $(DATA))."
+
+demo: $(VENV)/.demo-installed ## Colorize a few real photos on a local Ray and draw a contact sheet
+	$(VENV)/bin/dmt-ray weights
+	$(RUN) demo/build_dataset.py --output demo/data
+	$(RUN) jobs/colorize_dataset.py --input demo/data/inputs --reference demo/data/references \
+		--output demo/output --mode overwrite --size 128 --shard-size 4
+	$(RUN) demo/score.py --data demo/data --output demo/output
+
+test: $(VENV)/.dev-installed ## Run the default test suite
+	$(VENV)/bin/dmt-ray weights
+	$(RUN) -m pytest
+
+lint: $(VENV)/.dev-installed ## Check style and formatting with ruff
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+type: $(VENV)/.dev-installed ## Check types with mypy
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.dev-installed ## Run every benchmark on the photos in DATA
+	@for script in benchmarks/*.py; do \
+		echo "== $$script"; $(RUN) $$script --data $(DATA) || exit 1; \
+	done
+
+clean: ## Delete .venv, caches and what the demo made
+	rm -rf $(VENV) demo/data demo/output build dist .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	-@$(RUN) -m pip install --quiet --upgrade pip # a recent one installs quicker; the old one will do
+	@touch $@
+
+$(VENV)/.demo-installed: pyproject.toml $(VENV)/.created
+	@echo "Installing into $(VENV): PyTorch and Ray are large, this takes a few minutes."
+	$(INSTALL) -e ".[demo]"
+	@touch $@
+
+$(VENV)/.dev-installed: pyproject.toml $(VENV)/.created
+	@echo "Installing into $(VENV): PyTorch and Ray are large, this takes a few minutes."
+	$(INSTALL) -e ".[dev]"
+	@touch $@
