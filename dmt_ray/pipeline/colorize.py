@@ -1,0 +1,168 @@
+"""The colorize job from its options to its exit code: plan, stream, commit, verify."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from dmt_ray.config import ColorizeConfig
+from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.pipeline.plan import PreparedRun, prepare_run, write_run
+from dmt_ray.pipeline.progress import Progress
+from dmt_ray.pipeline.verify import VerifyReport, verify_output
+
+logger = logging.getLogger(__name__)
+
+EXIT_COMPLETE = 0
+EXIT_SETTINGS = 2
+EXIT_INCOMPLETE = 3
+EXIT_ERRORS = 4
+
+_STAGES = ("read", "traverse", "reconstruct")
+
+
+def run_colorize(config: ColorizeConfig, say: Callable[[str], None] = logger.info) -> int:
+    """Colorize a dataset and return the process's exit code.
+
+    Attaches to a running Ray, and starts a local one otherwise. Every check that needs no actor comes before that.
+
+    Parameters:
+        config: all options.
+        say: gets the closing summary, a line at a time.
+
+    Returns:
+        0 every planned input has a row; 3 some have none; 4 more error rows than ``max_error_rate``.
+
+    Raises:
+        SettingsError: the options, the input or the output do not allow the run; nothing was written.
+    """
+    run = prepare_run(config)
+    config = run.config
+    for line in _intentions(run):
+        (say if config.run.dry_run else logger.info)(line)
+    if config.run.dry_run:
+        say("Dry run: everything was checked, nothing was written.")
+        return EXIT_COMPLETE
+    began = time.monotonic()
+    totals: Counter[str] = Counter()
+    if run.todo:
+        skipped = _run_on_ray(run, totals)
+        if skipped:
+            say(f"{len(skipped)} of {len(run.references)} references could not be read; the first: {skipped[0]}")
+    else:
+        write_run(run)
+    report = verify_output(config.output.output)
+    for line in _summary(run, report, totals, time.monotonic() - began):
+        say(line)
+    return exit_code(report, config.run.max_error_rate)
+
+
+def exit_code(report: VerifyReport, max_error_rate: float) -> int:
+    """Tell complete, incomplete and too many error rows apart."""
+    if not report.complete:
+        return EXIT_INCOMPLETE
+    return EXIT_ERRORS if report.error_rate > max_error_rate else EXIT_COMPLETE
+
+
+def _run_on_ray(run: PreparedRun, totals: Counter[str]) -> list[str]:
+    """Do what is to do; add the shards' figures to ``totals``; return what was wrong with unread references."""
+    import ray
+
+    started_here = not ray.is_initialized()
+    if started_here:
+        # No resource arguments: a submitted job or RAY_ADDRESS attaches to its cluster, anything else starts one.
+        ray.init(logging_level=logging.WARNING, log_to_driver=True)
+    try:
+        return _run_shards(run, totals)
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _run_shards(run: PreparedRun, totals: Counter[str]) -> list[str]:
+    import ray
+
+    from dmt_ray.pipeline.actors import AttemptCounter, Shared, exemplars_task
+    from dmt_ray.pipeline.commit import committed_shards
+    from dmt_ray.pipeline.isolate import isolate_shards
+    from dmt_ray.pipeline.resources import plan_pools
+    from dmt_ray.pipeline.stream import stream_shards
+
+    config = run.config
+    pools = plan_pools([node["Resources"] for node in ray.nodes() if node["Alive"]], config.compute)
+    logger.info("Pools: %s", pools)
+    arrays = ray.put(run.weights.arrays)
+    on_gpu = pools.reconstruction.num_gpus > 0
+    task = exemplars_task.options(num_cpus=0 if on_gpu else 1, num_gpus=pools.reconstruction.num_gpus)
+    exemplars, skipped_ref = task.remote(arrays, list(run.references), config, pools.reconstruction.threads)
+    try:
+        skipped: list[str] = ray.get(skipped_ref)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, DmtError):
+            raise SettingsError(str(error.cause)) from error
+        raise
+    for line in skipped:
+        logger.warning("A reference was left out: %s", line)
+    write_run(run)
+    attempts = AttemptCounter.remote()
+    shared = Shared(arrays, exemplars, config, run.weights_label, attempts)
+    planned = sum(len(shard.items) for shard in run.shards)
+    finished = planned - sum(len(shard.items) for shard in run.todo)
+    with Progress(planned, finished, shown=config.run.progress) as progress:
+
+        def count(summary: dict[str, Any]) -> None:
+            progress.add(summary["rows"], summary["errors"])
+            for name, value in summary.items():
+                if isinstance(value, int | float):
+                    totals[name] += value  # type: ignore[assignment]
+
+        try:
+            for summary in stream_shards(run.todo, shared, pools):
+                count(summary)
+            missing = sorted({shard.number for shard in run.todo} - committed_shards(config.output.output))
+            lost = [shard for shard in run.todo if shard.number in missing]
+            if lost:
+                for summary in isolate_shards(lost, shared, pools.reconstruction):
+                    count(summary)
+        except (ray.exceptions.RayError, DmtError) as error:
+            # What is committed stays; the check below says what is missing, and the exit code tells.
+            logger.error("The run stopped early: %s", error)
+    return skipped
+
+
+def _intentions(run: PreparedRun) -> list[str]:
+    config = run.config
+    planned = sum(len(shard.items) for shard in run.shards)
+    todo = sum(len(shard.items) for shard in run.todo)
+    lines = [
+        f"{planned} images in {len(run.shards)} shards, {todo} of them in {len(run.todo)} shards to do; "
+        f"{len(run.references)} references; weights {run.weights_label} from {run.weights.origin}.",
+        f"Output: {config.output.output}",
+    ]
+    if not run.fresh:
+        lines.append("The plan is frozen: files added to the input since then are not part of it.")
+    if run.replace:
+        lines.append("The earlier run there is replaced.")
+    return lines
+
+
+def _summary(run: PreparedRun, report: VerifyReport, totals: Counter[str], seconds: float) -> list[str]:
+    lines = [f"Output: {run.config.output.output}", *report.sentences()]
+    rows = totals["rows"]
+    if rows:
+        stages = ", ".join(f"{stage} {totals[f'seconds_{stage}'] / rows:.3f}" for stage in _STAGES)
+        lines.append(f"{rows} images in {seconds:.1f} s: {rows / seconds:.2f} images/s; seconds per image: {stages}.")
+    else:
+        lines.append("Nothing was left to do.")
+    code = exit_code(report, run.config.run.max_error_rate)
+    if code == EXIT_INCOMPLETE:
+        lines.append("Incomplete: run the same command again to do what is missing.")
+    elif code == EXIT_ERRORS:
+        lines.append(
+            f"{report.error_rate:.1%} of the rows are errors, more than --max-error-rate "
+            f"{run.config.run.max_error_rate:.1%}."
+        )
+    return lines

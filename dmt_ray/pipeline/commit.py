@@ -1,0 +1,89 @@
+"""One shard becomes one Parquet file, atomically and always under the same name; and the schema of its rows.
+
+Writing a shard twice writes the same name again, so a retry, a zombie worker or a second driver changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dmt_ray.storage import files
+
+SHARDS_FOLDER = "shards"
+
+#: One row per planned image. An error row has nulls wherever the image's own figures are missing.
+ROW_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("uri", pa.string()),
+        ("strength", pa.float64()),
+        ("status", pa.string()),  # "ok" or "error"
+        ("error_type", pa.string()),  # a short slug such as "truncated"
+        ("error", pa.string()),
+        ("attempts", pa.int32()),  # how often this run began the image's shard, this time included
+        ("image", pa.large_binary()),
+        ("image_format", pa.string()),
+        ("width", pa.int32()),  # of the image column, in pixels
+        ("height", pa.int32()),
+        ("budget_weight", pa.float64()),
+        ("displacement_norm", pa.float64()),
+        ("witness_before", pa.float64()),
+        ("witness_after", pa.float64()),
+        ("feature_loss_before", pa.float64()),
+        ("feature_loss_after", pa.float64()),
+        ("iterations", pa.int32()),
+        ("psnr_to_input", pa.float64()),
+        ("ssim_to_input", pa.float64()),
+        ("seconds_read", pa.float64()),
+        ("seconds_traverse", pa.float64()),
+        ("seconds_reconstruct", pa.float64()),
+        ("worker", pa.string()),  # "<node address>:<process id>"
+        ("weights", pa.string()),  # "<backbone>:<first 12 digits of the SHA-256>", or "random:<seed>"
+    ]
+)
+
+_SHARD_NAME = re.compile(r"shard-(\d{6,})\.parquet")
+
+
+def shard_name(shard: int) -> str:
+    """Return the file name of a shard, such as ``shard-000012.parquet``."""
+    return f"shard-{shard:06d}.parquet"
+
+
+def shard_uri(output: str, shard: int) -> str:
+    """Return where a shard of the run at ``output`` lives."""
+    return files.join(output, SHARDS_FOLDER, shard_name(shard))
+
+
+def committed_shards(output: str) -> set[int]:
+    """Return the numbers of the shards whose file exists."""
+    names = files.list_names(files.join(output, SHARDS_FOLDER))
+    return {int(match[1]) for name in names if (match := _SHARD_NAME.fullmatch(name))}
+
+
+def rows_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Make a table of exactly ``ROW_SCHEMA``; keys that a row lacks become nulls."""
+    rows = list(rows)
+    unknown = {key for row in rows for key in row} - set(ROW_SCHEMA.names)
+    if unknown:
+        raise ValueError(f"rows have columns outside the schema: {sorted(unknown)}")
+    return pa.Table.from_pylist([{name: row.get(name) for name in ROW_SCHEMA.names} for row in rows], ROW_SCHEMA)
+
+
+def commit_shard(output: str, shard: int, tables: Sequence[pa.Table]) -> None:
+    """Write the shard's rows as one Parquet file that appears whole or not at all.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    table = pa.concat_tables(tables).cast(ROW_SCHEMA)
+    # Encoded images do not shrink; everything else does.
+    compression = {name: "none" if name == "image" else "zstd" for name in ROW_SCHEMA.names}
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression=compression, use_dictionary=False)
+    files.write_atomic(shard_uri(output, shard), sink.getvalue().to_pybytes())

@@ -1,0 +1,310 @@
+"""List the inputs, freeze them into shards, fingerprint the run, and find out what is still to do.
+
+An output folder belongs to a run when it holds ``run.json``. The plan is written first and ``run.json`` second, so a
+plan without ``run.json`` is what a crash between the two leaves behind, and is simply made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dmt_ray.config import ColorizeConfig
+from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.pipeline.commit import committed_shards, shard_uri
+from dmt_ray.storage import files
+from dmt_ray.storage.images import decode_image
+from dmt_ray.storage.inputs import InputItem, ItemReader, list_inputs
+from dmt_ray.storage.weights import Weights, resolve_weights
+
+logger = logging.getLogger(__name__)
+
+PLAN_FILE = "plan.parquet"
+RUN_FILE = "run.json"
+PROGRAM = "dmt_ray colorize"
+PLAN_SCHEMA = pa.schema([("id", pa.string()), ("uri", pa.string()), ("shard", pa.int64())])
+
+_DISTRIBUTIONS = ("dmt-ray", "torch", "torchvision", "ray", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A numbered group of inputs: one Parquet file, and one unit of retry."""
+
+    number: int
+    items: tuple[InputItem, ...]
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that passed every check that needs no actor. Nothing has been written yet."""
+
+    config: ColorizeConfig
+    shards: tuple[Shard, ...]
+    done: frozenset[int]
+    references: tuple[InputItem, ...]
+    weights: Weights
+    fresh: bool
+    """The plan and run.json have to be written first."""
+    replace: bool
+    """An earlier run's files have to be deleted before that."""
+
+    @property
+    def todo(self) -> tuple[Shard, ...]:
+        """Shards without a committed file."""
+        return tuple(shard for shard in self.shards if shard.number not in self.done)
+
+    @property
+    def weights_label(self) -> str:
+        """What the ``weights`` column says: the backbone and its checksum, or random:SEED."""
+        if self.config.model.weights.startswith("random:"):
+            return self.config.model.weights
+        return f"{self.weights.backbone}:{self.weights.sha256[:12]}"
+
+
+def prepare_run(config: ColorizeConfig) -> PreparedRun:
+    """Check everything that can be checked without Ray, and decide what is to do. Writes nothing.
+
+    Raises:
+        SettingsError: an input, reference, weight file or output does not allow the run.
+        StorageError: a place cannot be reached.
+    """
+    _refuse_passwords(config)
+    config = _with_absolute_places(config)
+    output, mode = config.output.output, config.run.mode
+    names = files.list_names(output)
+    record = _existing_record(output, names, mode)
+    files.check_writable(output)
+    references = _list_references(config)
+    inputs = config.inputs
+    resuming = record is not None and mode == "resume" and PLAN_FILE in names
+    if resuming:
+        shards = load_plan(output)
+    else:
+        items = list_inputs(
+            inputs.input, image_column=inputs.image_column, uri_column=inputs.uri_column, limit=inputs.limit
+        )
+        shards = make_shards(items, config.output.shard_size)
+    _check_a_reference(references, inputs.max_pixels)
+    weights = resolve_weights(config.model.backbone, config.model.weights)
+    if record is not None and mode == "resume":
+        _check_same(output, record, deciding_settings(config, weights, references))
+    done = committed_shards(output) if resuming else set()
+    if record is not None and mode == "resume" and not resuming and committed_shards(output):
+        raise SettingsError(
+            f"{output} has shards but no {PLAN_FILE}, so it cannot be resumed; use --mode overwrite or another --output."
+        )
+    return PreparedRun(
+        config=config,
+        shards=tuple(shards),
+        done=frozenset(done & {shard.number for shard in shards}),
+        references=tuple(references),
+        weights=weights,
+        fresh=not resuming,
+        replace=record is not None and mode == "overwrite",
+    )
+
+
+def write_run(run: PreparedRun) -> None:
+    """Freeze a fresh run in its output folder: delete what it replaces, write the plan, then ``run.json``.
+
+    Raises:
+        StorageError: a file cannot be written or deleted.
+    """
+    if not run.fresh:
+        return
+    output = run.config.output.output
+    if run.replace:
+        delete_run(output)
+    table = pa.Table.from_pylist(
+        [{"id": item.id, "uri": item.uri, "shard": shard.number} for shard in run.shards for item in shard.items],
+        PLAN_SCHEMA,
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    files.write_atomic(files.join(output, PLAN_FILE), sink.getvalue().to_pybytes())
+    record = run_record(run)
+    files.write_atomic(files.join(output, RUN_FILE), (json.dumps(record, indent=2) + "\n").encode())
+
+
+def delete_run(output: str) -> None:
+    """Delete the files of the run at ``output`` and no others: shards, plan, and ``run.json`` last.
+
+    A crash in between leaves ``run.json`` behind, so that the folder still counts as ours.
+    """
+    for shard in sorted(committed_shards(output)):
+        files.delete(shard_uri(output, shard))
+    for name in (PLAN_FILE, RUN_FILE):
+        if files.exists(files.join(output, name)):
+            files.delete(files.join(output, name))
+
+
+def make_shards(items: Sequence[InputItem], size: int) -> list[Shard]:
+    """Cut the listing into shards of ``size`` images, in order; the last may be smaller."""
+    return [Shard(start // size, tuple(items[start : start + size])) for start in range(0, len(items), size)]
+
+
+def load_plan(output: str) -> list[Shard]:
+    """Read the frozen plan of the run at ``output``, sorted by shard number.
+
+    Raises:
+        SettingsError: there is no plan, or it is not one of ours.
+    """
+    uri = files.join(output, PLAN_FILE)
+    if not files.exists(uri):
+        raise SettingsError(f"{output} has no {PLAN_FILE}; is it the --output of a run?")
+    try:
+        rows = pq.read_table(pa.BufferReader(files.read_bytes(uri))).cast(PLAN_SCHEMA).to_pylist()
+    except (pa.ArrowException, ValueError) as error:
+        raise SettingsError(f"{uri} is not a plan of this program: {error}") from error
+    shards: dict[int, list[InputItem]] = {}
+    for row in rows:
+        shards.setdefault(row["shard"], []).append(InputItem(row["id"], row["uri"]))
+    return [Shard(number, tuple(items)) for number, items in sorted(shards.items())]
+
+
+def deciding_settings(
+    config: ColorizeConfig, weights: Weights, references: Sequence[InputItem]
+) -> dict[str, Any]:
+    """Return everything that decides a result, by option name, as JSON knows it."""
+    flat: dict[str, Any] = {}
+    for section in (config.inputs, config.model, config.traversal, config.inversion, config.output):
+        flat.update(asdict(section))
+    del flat["output"]
+    del flat["weights"]  # wherever they came from, their checksum decides
+    flat["weights sha256"] = weights.sha256
+    flat["references"] = _listing_checksum(references)
+    plain: dict[str, Any] = json.loads(json.dumps(flat))
+    return plain
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the deciding settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def run_record(run: PreparedRun) -> dict[str, Any]:
+    """Return what ``run.json`` says of a run."""
+    settings = deciding_settings(run.config, run.weights, run.references)
+    versions = {name.replace("-", "_"): metadata.version(name) for name in _DISTRIBUTIONS}
+    return {
+        "program": PROGRAM,
+        "fingerprint": fingerprint(settings),
+        "settings": settings,
+        "config": asdict(run.config),
+        "versions": versions | {"python": platform.python_version()},
+        "weights": {
+            "backbone": run.weights.backbone,
+            "origin": run.weights.origin,
+            "sha256": run.weights.sha256,
+        },
+        "references": {"count": len(run.references), "sha256": _listing_checksum(run.references)},
+        "planned": {"images": sum(len(shard.items) for shard in run.shards), "shards": len(run.shards)},
+    }
+
+
+def _refuse_passwords(config: ColorizeConfig) -> None:
+    """Keep secrets out of run.json, rows and logs by never taking them in."""
+    places = {
+        "input": config.inputs.input,
+        "reference": config.inputs.reference,
+        "output": config.output.output,
+        "weights": config.model.weights,
+    }
+    for option, uri in places.items():
+        try:
+            secret = urlsplit(uri).password
+        except ValueError:
+            continue
+        if secret:
+            raise SettingsError(
+                f"--{option} holds a password, which would end up in files and logs; "
+                "give credentials through the environment."
+            )
+
+
+def _with_absolute_places(config: ColorizeConfig) -> ColorizeConfig:
+    """Make local places absolute: a worker's folder is not the driver's, and a resume may come from another one."""
+    inputs = replace(
+        config.inputs, input=files.absolute(config.inputs.input), reference=files.absolute(config.inputs.reference)
+    )
+    return replace(
+        config, inputs=inputs, output=replace(config.output, output=files.absolute(config.output.output))
+    )
+
+
+def _existing_record(output: str, names: set[str], mode: str) -> dict[str, Any] | None:
+    """Return the run.json of the run that owns ``output``, or None when the place is free for a new one."""
+    if mode == "error" and names:
+        raise SettingsError(f"{output} is not empty, and --mode error wants an empty place.")
+    if RUN_FILE not in names:
+        if names - {PLAN_FILE}:
+            raise SettingsError(
+                f"{output} holds {min(names - {PLAN_FILE})!r} and no {RUN_FILE}, so it is not an output of this "
+                "program and is left alone; name another --output."
+            )
+        return None
+    uri = files.join(output, RUN_FILE)
+    try:
+        record = json.loads(files.read_bytes(uri))
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or record.get("program") != PROGRAM:
+        raise SettingsError(f"{uri} was not written by this program; name another --output.")
+    return record
+
+
+def _list_references(config: ColorizeConfig) -> list[InputItem]:
+    inputs = config.inputs
+    try:
+        references = list_inputs(
+            inputs.reference, image_column=inputs.image_column, uri_column=inputs.uri_column, limit=None
+        )
+    except SettingsError as error:
+        raise SettingsError(f"--reference: {error}") from error
+    if inputs.reference_limit is not None and inputs.reference_limit < len(references):
+        drawn = random.Random(inputs.seed).sample(range(len(references)), inputs.reference_limit)
+        references = [references[index] for index in sorted(drawn)]
+    return references
+
+
+def _check_a_reference(references: Sequence[InputItem], max_pixels: int) -> None:
+    """Decode references until one works: enough to know, before any actor starts, that there is something to learn."""
+    reader = ItemReader()
+    first: DmtError | None = None
+    for item in references:
+        try:
+            decode_image(reader.read(item.uri), max_pixels=max_pixels)
+        except DmtError as error:
+            first = first or error
+        else:
+            return
+    raise SettingsError(f"None of the {len(references)} references can be read; the first one: {first}")
+
+
+def _check_same(output: str, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    if record.get("fingerprint") == fingerprint(settings):
+        return
+    before = record.get("settings") or {}
+    names = [name for name in {**settings, **before} if before.get(name) != settings.get(name)]
+    differences = "; ".join(f"{name} was {before.get(name)!r} and is {settings.get(name)!r} now" for name in names)
+    raise SettingsError(
+        f"{output} was made with other settings: {differences}. "
+        "Give the same settings, --mode overwrite, or another --output."
+    )
+
+
+def _listing_checksum(items: Sequence[InputItem]) -> str:
+    return hashlib.sha256("\n".join(item.id for item in items).encode()).hexdigest()
+

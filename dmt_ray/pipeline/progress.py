@@ -1,0 +1,55 @@
+"""A progress bar on a terminal, a log line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two lines when there is no terminal.
+INTERVAL = 10.0
+
+
+class Progress:
+    """Count images; use it as a context manager.
+
+    Parameters:
+        total: images planned.
+        done: images that an earlier run has finished.
+        shown: False counts silently.
+    """
+
+    def __init__(self, total: int, done: int, *, shown: bool) -> None:
+        self.total, self.count, self.start = total, done, done
+        self.errors = 0
+        self._lines = shown and not sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=done, unit="image", disable=not shown or self._lines)
+        self._began = self._last = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        """Start."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the bar."""
+        self._bar.close()
+
+    def add(self, images: int, errors: int) -> None:
+        """Say that so many more images have a row, so many of them error rows."""
+        self.count += images
+        self.errors += errors
+        self._bar.update(images)
+        if self.errors:
+            self._bar.set_postfix(errors=self.errors)
+        now = time.monotonic()
+        if self._lines and (now - self._last >= INTERVAL or self.count >= self.total):
+            self._last = now
+            rate = (self.count - self.start) / max(1e-9, now - self._began)
+            logger.info("%d of %d images, %d errors, %.2f images/s", self.count, self.total, self.errors, rate)

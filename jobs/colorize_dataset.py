@@ -1,0 +1,11 @@
+"""Colorize a folder of black-and-white photos on Ray: ``python jobs/colorize_dataset.py --help``.
+
+The same as ``dmt-ray colorize``. Works on one machine, and on a cluster through ``ray job submit``.
+"""
+
+import sys
+
+from dmt_ray.cli import colorize_main
+
+if __name__ == "__main__":
+    sys.exit(colorize_main())
