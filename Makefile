@@ -19,8 +19,9 @@ help: ## Say what the targets do
 demo: $(VENV)/.demo-installed ## Colorize a few real photos on a local Ray and draw a contact sheet
 	$(VENV)/bin/dmt-ray weights
 	$(RUN) demo/build_dataset.py --output demo/data
+	rm -rf demo/output
 	$(RUN) jobs/colorize_dataset.py --input demo/data/inputs --reference demo/data/references \
-		--output demo/output --mode overwrite --size 128 --shard-size 4
+		--output demo/output --size 128 --shard-size 4
 	$(RUN) demo/score.py --data demo/data --output demo/output
 
 test: $(VENV)/.dev-installed ## Run the default test suite

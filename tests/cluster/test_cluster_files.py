@@ -2,21 +2,23 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
+import tyro
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from dmt_ray.cli import ColorizeCommand
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 
 
 def _project() -> dict:
-    import tomllib
-
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -27,11 +29,9 @@ def _ray_range():
 
 def _parse(command: str):
     """Parse a job command line with the real parser; return the script's path and the configuration."""
-    from dmt_ray.cli import parse_colorize
-
     python, script, *arguments = shlex.split(command)
     assert python == "python"
-    return script, parse_colorize(arguments)
+    return script, tyro.cli(ColorizeCommand, args=arguments, config=(tyro.conf.OmitArgPrefixes,)).settings
 
 
 # -- AWS: Ray cluster launcher
@@ -105,6 +105,12 @@ def test_rayjob_runs_this_very_job(rayjob):
     assert config.inputs.input.startswith("s3://")
     assert config.output.output.startswith("s3://")
     assert config.run.mode == "resume"  # backoffLimit starts the job again
+
+
+def test_an_option_that_the_job_does_not_know_would_fail(rayjob):
+    """The parsing above does something."""
+    with pytest.raises(SystemExit):
+        _parse(rayjob["spec"]["entrypoint"] + " --sise 96")
 
 
 def test_rayjob_ends_by_itself_and_shows_its_end(rayjob):

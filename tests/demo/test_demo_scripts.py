@@ -75,7 +75,7 @@ def _score(dataset: Path, output: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_score_measures_against_the_truth_and_writes_the_sheet(dataset, tmp_path):
-    """The truth itself as the result is infinitely good; a grey result gains nothing."""
+    """Results that are still grey gain nothing, and an error row is named."""
     ids = ["coffee-01.png", "rocket-01.jpg", "dahlia-01.jpg"]
     images = [(dataset / "inputs" / ids[0]).read_bytes(), (dataset / "inputs" / ids[1]).read_bytes(), None]
     table = pa.table(

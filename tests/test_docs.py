@@ -1,0 +1,69 @@
+"""What the documents say of options, defaults, columns, files and make targets is what the code has."""
+
+import dataclasses
+import re
+import typing
+from pathlib import Path
+
+import pytest
+
+from dmt_ray.config import ColorizeConfig
+from dmt_ray.pipeline.commit import ROW_SCHEMA
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "cluster/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+#: Long options of other programs that the documents mention.
+FOREIGN = {"address", "working-dir", "help", "from-env-file", "build-arg", "config"}
+
+
+def _defaults() -> dict[str, object]:
+    """Every option's default by its name on the command line."""
+    defaults = {}
+    for section in typing.get_type_hints(ColorizeConfig).values():
+        for field in dataclasses.fields(section):
+            defaults[field.name.replace("_", "-")] = field.default
+    return defaults
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_option_that_is_mentioned_exists(path: Path):
+    mentioned = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text(encoding="utf-8")))
+    assert mentioned - FOREIGN <= set(_defaults())
+
+
+def test_defaults_in_the_readme_are_the_defaults():
+    rows = re.findall(r"^\| (`--.+?) \|(.*?)\|", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    assert len(rows) >= 10
+    for options, stated in rows:
+        values = [value for value in stated.strip().split(", ") if value]
+        names = [name for name in re.findall(r"--([a-z-]+)", options) if name != "config"]
+        for name, value in zip(names, values, strict=bool(values)):
+            assert value == str(_defaults()[name]), name
+
+
+def test_the_columns_in_the_documentation_are_the_schema():
+    text = (ROOT / "docs/output.md").read_text(encoding="utf-8")
+    documented = {}
+    for names, kind in re.findall(r"^\| (`.+?) \| (\w+) \|", text, re.M):
+        documented |= dict.fromkeys(re.findall(r"`(\w+)`", names), kind)
+    schema = {field.name: str(field.type).replace("large_binary", "binary") for field in ROW_SCHEMA}
+    assert list(documented.items()) == list(schema.items())
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path):
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def test_make_targets_in_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.M))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert {"demo", "test", "lint", "type", "bench", "clean", "help"} <= targets
+    assert set(re.findall(r"make ([a-z ]+)`", text)[0].split()) <= targets
