@@ -1,0 +1,191 @@
+"""Local traversal: every spatial cell is a point of its own, moved by what its nearest exemplar cells went through.
+
+Each cell of the match grid is described by all taps together: each tap's map, standardised per channel, resampled to
+that grid and brought to unit length per cell, then concatenated. A cell of an image takes the exemplar cells of
+highest cosine similarity, and its features move by the softmax-weighted mean of (target - source) at those cells.
+The images need no alignment, which global traversal does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dmt_ray.method.manifold import as_tensor, standardisation
+from dmt_ray.method.vgg import tap_stride
+
+#: Cells are matched on the grid of this stride, or of the nearest one among the taps.
+MATCH_STRIDE = 8
+#: Exemplar cells compared at a time.
+_SEARCH_BLOCK = 32768
+#: Image cells compared at a time, which bounds the similarity block to 4096 x 32768 floats.
+_QUERY_BLOCK = 4096
+#: Image cells whose moved features are gathered at a time.
+_GATHER_BLOCK = 256
+
+
+def match_stride(taps: Sequence[str]) -> int:
+    """Return the stride of the match grid: 8, or the stride among the taps that is nearest to it."""
+    return min((tap_stride(tap) for tap in taps), key=lambda stride: (abs(stride - MATCH_STRIDE), stride))
+
+
+class LocalExemplars:
+    """A bank of exemplar cells: descriptors to search, and what each cell went through from source to target.
+
+    Parameters:
+        arrays: what ``build`` returned; may be read-only views of shared memory.
+        taps: names of the taps, in the order of every list of maps.
+        size: working size in pixels.
+        device: where to compute; the bank is copied there once.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], taps: Sequence[str], size: int, device: torch.device
+    ) -> None:
+        self.taps = tuple(taps)
+        self.grid = size // match_stride(taps)
+        self.device = device
+        self.descriptors = as_tensor(arrays["descriptors"], device)
+        self.means = [as_tensor(arrays[f"mean_{k}"], device) for k in range(len(taps))]
+        self.deviations = [as_tensor(arrays[f"deviation_{k}"], device) for k in range(len(taps))]
+        self.differences = [as_tensor(arrays[f"difference_{k}"], device) for k in range(len(taps))]
+        self.chroma = as_tensor(arrays["chroma"], device)
+
+    @staticmethod
+    def build(
+        source: Sequence[np.ndarray],
+        target: Sequence[np.ndarray],
+        chroma: np.ndarray,
+        taps: Sequence[str],
+        size: int,
+    ) -> dict[str, np.ndarray]:
+        """Return the bank of paired exemplars as plain arrays.
+
+        Parameters:
+            source, target: per tap, (N, C, h, w) maps of each exemplar before and after.
+            chroma: (N, 2, size, size) chroma of each target in 8-bit units.
+            taps: names of the taps.
+            size: working size in pixels.
+
+        Returns:
+            ``descriptors`` (cells, sum of C) float16 of unit length; per tap k ``difference_k`` (N * cells of the
+            tap's own or the match grid, whichever is coarser, values) float16, ``mean_k`` and ``deviation_k``;
+            ``chroma`` (cells, 2) float16. Cells run over exemplars, then rows, then columns.
+        """
+        grid = size // match_stride(taps)
+        arrays: dict[str, np.ndarray] = {}
+        for k, maps in enumerate(source):
+            arrays[f"mean_{k}"], arrays[f"deviation_{k}"] = standardisation(maps, "channel")
+        width = sum(maps.shape[1] for maps in source)
+        count = len(chroma)
+        descriptors = np.empty((count, grid * grid, width), np.float16)
+        differences: list[list[np.ndarray]] = [[] for _ in source]
+        planes = np.empty((count, grid * grid, 2), np.float16)
+        means = [torch.from_numpy(arrays[f"mean_{k}"]) for k in range(len(source))]
+        deviations = [torch.from_numpy(arrays[f"deviation_{k}"]) for k in range(len(source))]
+        for n in range(count):
+            before = [torch.from_numpy(maps[n : n + 1]).float() for maps in source]
+            descriptors[n] = describe(before, means, deviations, grid)[0].numpy()
+            for k, maps in enumerate(target):
+                change = torch.from_numpy(maps[n : n + 1]).float() - before[k]
+                differences[k].append(_to_cells(change, grid)[0].numpy().astype(np.float16))
+            cell_chroma = F.adaptive_avg_pool2d(torch.from_numpy(chroma[n]).float(), grid)
+            planes[n] = cell_chroma.flatten(1).T.numpy()
+        arrays["descriptors"] = descriptors.reshape(-1, width)
+        arrays["chroma"] = planes.reshape(-1, 2)
+        for k, parts in enumerate(differences):
+            arrays[f"difference_{k}"] = np.concatenate(parts)
+        return arrays
+
+    def search(self, maps: Sequence[Tensor], neighbors: int, softmax_width: float) -> tuple[Tensor, Tensor]:
+        """Find the nearest exemplar cells of every cell.
+
+        Parameters:
+            maps: per tap, (B, C, h, w) maps of the images.
+            neighbors: cells to take; fewer when the bank is smaller.
+            softmax_width: width of the softmax over cosine similarities.
+
+        Returns:
+            Indices (B, cells, neighbors) int64 into the bank, most similar first, and weights of the same shape
+            that sum to 1.
+        """
+        queries = describe(maps, self.means, self.deviations, self.grid)
+        batch, cells, width = queries.shape
+        flat = queries.reshape(-1, width)
+        count = min(neighbors, len(self.descriptors))
+        best = flat.new_full((len(flat), 0), 0.0)
+        index = torch.zeros((len(flat), 0), dtype=torch.long, device=self.device)
+        for begin in range(0, len(self.descriptors), _SEARCH_BLOCK):
+            block = self.descriptors[begin : begin + _SEARCH_BLOCK].float()
+            values, places = [], []
+            for query in flat.split(_QUERY_BLOCK):
+                value, place = (query @ block.T).topk(min(count, len(block)), dim=1)
+                values.append(value)
+                places.append(place + begin)
+            merged = torch.cat([best, torch.cat(values)], 1)
+            best, order = merged.topk(min(count, merged.shape[1]), dim=1)
+            index = torch.cat([index, torch.cat(places)], 1).gather(1, order)
+        weights = ((best - best[:, :1]) / softmax_width).softmax(1)
+        return index.view(batch, cells, -1), weights.view(batch, cells, -1)
+
+    def start_chroma(self, index: Tensor, weights: Tensor, size: int) -> Tensor:
+        """Return the neighbours' chroma (B, 2, size, size), averaged per cell and upsampled, in 8-bit units."""
+        planes = (self.chroma.float()[index] * weights[..., None]).sum(2)
+        planes = planes.transpose(1, 2).reshape(len(index), 2, self.grid, self.grid)
+        return F.interpolate(planes, size=(size, size), mode="bilinear", align_corners=False)
+
+    def displacement(self, index: Tensor, weights: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+        """Return the weighted mean of (target - source) per tap, shaped as the maps ``like`` (B, C, h, w)."""
+        return [
+            torch.stack([self._tap_displacement(k, i, w, tap.shape[1:]) for i, w in zip(index, weights, strict=True)])
+            for k, tap in enumerate(like)
+        ]
+
+    def _tap_displacement(self, k: int, index: Tensor, weights: Tensor, shape: torch.Size) -> Tensor:
+        channels, height, _ = shape
+        bank, grid = self.differences[k], self.grid
+        if height < grid:  # the bank holds this tap at its own coarser grid: find the cell that covers a match cell
+            ratio = grid // height
+            image, cell = index // grid**2, index % grid**2
+            index = image * height**2 + (cell // grid // ratio) * height + cell % grid // ratio
+        moved = torch.cat(
+            [
+                torch.einsum("ck,ckd->cd", w, bank[i].float())
+                for i, w in zip(index.split(_GATHER_BLOCK), weights.split(_GATHER_BLOCK), strict=True)
+            ]
+        )
+        if height < grid:
+            planes = moved.T.reshape(channels, grid, grid)
+            return F.avg_pool2d(planes[None], grid // height)[0]
+        return _from_cells(moved, grid, channels, height // grid)
+
+
+def describe(maps: Sequence[Tensor], means: Sequence[Tensor], deviations: Sequence[Tensor], grid: int) -> Tensor:
+    """Return joint descriptors (B, grid * grid, sum of C) of unit length, of maps (B, C, h, w)."""
+    parts = []
+    for tap, mean, deviation in zip(maps, means, deviations, strict=True):
+        plane = (tap - mean) / deviation
+        if plane.shape[-1] > grid:
+            plane = F.adaptive_avg_pool2d(plane, grid)
+        elif plane.shape[-1] < grid:
+            plane = F.interpolate(plane, size=(grid, grid), mode="bilinear", align_corners=False)
+        parts.append(F.normalize(plane, dim=1, eps=1e-6))
+    return F.normalize(torch.cat(parts, 1).flatten(2).transpose(1, 2), dim=2, eps=1e-6)
+
+
+def _to_cells(planes: Tensor, grid: int) -> Tensor:
+    """Return planes (B, C, h, w) per match cell: (B, grid^2, ratio^2 * C) if finer, (B, h * w, C) if coarser."""
+    batch, channels, height, width = planes.shape
+    ratio = max(1, height // grid)
+    split = planes.reshape(batch, channels, height // ratio, ratio, width // ratio, ratio)
+    return split.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, ratio**2 * channels)
+
+
+def _from_cells(cells: Tensor, grid: int, channels: int, ratio: int) -> Tensor:
+    """Undo ``_to_cells`` for one image: (grid^2, ratio^2 * C) -> (C, grid * ratio, grid * ratio)."""
+    split = cells.reshape(grid, grid, ratio, ratio, channels)
+    return split.permute(4, 0, 2, 1, 3).reshape(channels, grid * ratio, grid * ratio)

@@ -1,0 +1,115 @@
+"""The RBF maximum-mean-discrepancy witness function and its gradient, through Gram matrices alone.
+
+Gardner et al. 2015 (arXiv 1511.06421), section 3: a point of the manifold is z = F^T (e_x + r), and every distance
+from z to an exemplar follows from G = F F^T, so the dimension of the features never enters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class BorderedGram:
+    """Gram matrices of B images that share their K exemplars: [[shared, cross_b], [cross_b^T, own_b]].
+
+    Attributes:
+        shared: (K, K) float64 Gram matrix of the exemplars; source rows first, then target, then basis.
+        cross: (B, K) float64 products of each image with the exemplars.
+        own: (B,) float64 squared norm of each image.
+        sources, targets: numbers of source and target rows.
+    """
+
+    shared: Tensor
+    cross: Tensor
+    own: Tensor
+    sources: int
+    targets: int
+
+    def rows(self, index: Tensor) -> BorderedGram:
+        """Return the images at ``index`` (R,)."""
+        return BorderedGram(self.shared, self.cross[index], self.own[index], self.sources, self.targets)
+
+    def apply(self, s: Tensor) -> Tensor:
+        """Return G s (B, K + 1) for coefficients s (B, K + 1)."""
+        exemplars, own = s[:, :-1], s[:, -1:]
+        top = exemplars @ self.shared + own * self.cross
+        last = (exemplars * self.cross).sum(1, keepdim=True) + own * self.own[:, None]
+        return torch.cat([top, last], 1)
+
+    def squared_distances(self, s: Tensor, gram_s: Tensor) -> Tensor:
+        """Return |z - exemplar|^2 (B, N + M) for the sources, then the targets."""
+        count = self.sources + self.targets
+        own = (s * gram_s).sum(1, keepdim=True)
+        return (own - 2 * gram_s[:, :count] + self.shared.diagonal()[:count]).clamp_min(0)
+
+    def mean_difference(self) -> Tensor:
+        """Return |mean target - mean source|, a scalar in standardised units."""
+        weights = self.shared.new_zeros(self.shared.shape[0])
+        weights[: self.sources] = -1 / self.sources
+        weights[self.sources : self.sources + self.targets] = 1 / self.targets
+        return (weights @ self.shared @ weights).clamp_min(0).sqrt()
+
+
+def half_bandwidth(gram: BorderedGram) -> Tensor:
+    """Return the RBF variance v (B,) that makes the mean target kernel about 1/2 at each image.
+
+    v = mean_j |x - target_j|^2 / (2 ln 2), so exp(-mean distance^2 / 2v) = 1/2.
+    """
+    s = torch.zeros_like(torch.cat([gram.cross, gram.own[:, None]], 1))
+    s[:, -1] = 1
+    distances = gram.squared_distances(s, gram.apply(s))[:, gram.sources :]
+    return distances.mean(1).clamp_min(1e-12) / (2 * math.log(2))
+
+
+def witness(gram: BorderedGram, r: Tensor, variance: Tensor) -> Tensor:
+    """Return mean_i k(z, source_i) - mean_j k(z, target_j) (B,) at displacements r (B, K + 1)."""
+    return _evaluate(gram, r, variance)[0]
+
+
+def objective(gram: BorderedGram, r: Tensor, variance: Tensor, budget_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return J(r) = witness(F^T (e_x + r)) + budget_weight * r^T G r, and its gradient.
+
+    Parameters:
+        gram: Gram matrices of B images.
+        r: (B, K + 1) displacements.
+        variance: (B,) RBF variances v in k(a, b) = exp(-|a - b|^2 / 2v).
+        budget_weight: (B,) weights lambda.
+
+    Returns:
+        Values (B,) and gradients (B, K + 1).
+    """
+    value, gram_s, kernel_weights = _evaluate(gram, r, variance)
+    gram_r = gram_s - _last_column(gram)
+    value = value + budget_weight * (r * gram_r).sum(1)
+    # d witness / dr = -(1/v) sum_i w_i (G s - G e_i), with w_i = k_i / N for sources and -k_j / M for targets.
+    count = kernel_weights.shape[1]
+    pull = kernel_weights @ gram.shared[:count]
+    pull = torch.cat([pull, (kernel_weights * gram.cross[:, :count]).sum(1, keepdim=True)], 1)
+    gradient = -(kernel_weights.sum(1, keepdim=True) * gram_s - pull) / variance[:, None]
+    return value, gradient + 2 * budget_weight[:, None] * gram_r
+
+
+def displacement_norm(gram: BorderedGram, r: Tensor) -> Tensor:
+    """Return |F^T r| (B,) in standardised units."""
+    return (r * gram.apply(r)).sum(1).clamp_min(0).sqrt()
+
+
+def _last_column(gram: BorderedGram) -> Tensor:
+    return torch.cat([gram.cross, gram.own[:, None]], 1)
+
+
+def _evaluate(gram: BorderedGram, r: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    s = r.clone()
+    s[:, -1] += 1
+    gram_s = gram.apply(s)
+    kernel = torch.exp(-gram.squared_distances(s, gram_s) / (2 * variance[:, None]))
+    signs = torch.cat(
+        [kernel.new_full((gram.sources,), 1 / gram.sources), kernel.new_full((gram.targets,), -1 / gram.targets)]
+    )
+    weights = kernel * signs
+    return weights.sum(1), gram_s, weights
