@@ -53,7 +53,11 @@ class VerifyCommand:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dmt-ray`` and return its exit code."""
-    commands = {"colorize": ColorizeCommand, "weights": WeightsCommand, "verify": VerifyCommand}
+    commands: dict[str, typing.Callable[..., Any]] = {
+        "colorize": ColorizeCommand,
+        "weights": WeightsCommand,
+        "verify": VerifyCommand,
+    }
     return _guarded(lambda: _dispatch(commands, list(sys.argv[1:] if argv is None else argv), prog="dmt-ray"))
 
 
@@ -75,7 +79,7 @@ def _guarded(command: typing.Callable[[], int]) -> int:
         return EXIT_INTERRUPTED
 
 
-def _dispatch(commands: dict[str, type], argv: list[str], prog: str) -> int:
+def _dispatch(commands: dict[str, typing.Callable[..., Any]], argv: list[str], prog: str) -> int:
     if argv[:1] == ["colorize"]:
         return _colorize(argv[1:], prog=f"{prog} colorize")
     command = tyro.extras.subcommand_cli_from_dict(
@@ -84,13 +88,24 @@ def _dispatch(commands: dict[str, type], argv: list[str], prog: str) -> int:
     return _weights(command) if isinstance(command, WeightsCommand) else _verify(command)
 
 
-def _colorize(argv: list[str], prog: str | None) -> int:
+def parse_colorize(argv: Sequence[str], prog: str | None = None) -> ColorizeConfig:
+    """Turn a command line, and the YAML file that it may name, into a checked config.
+
+    Raises:
+        SettingsError: a value is out of range, or the YAML file is no good.
+        SystemExit: with 2 after a bad option, with 0 after ``--help``.
+    """
     command = tyro.cli(
-        ColorizeCommand, prog=prog, args=expand_config(argv), config=(tyro.conf.OmitArgPrefixes,)
+        ColorizeCommand, prog=prog, args=expand_config(list(argv)), config=(tyro.conf.OmitArgPrefixes,)
     )
+    return command.settings
+
+
+def _colorize(argv: list[str], prog: str | None) -> int:
+    config = parse_colorize(argv, prog)
     from dmt_ray.pipeline.colorize import run_colorize
 
-    return run_colorize(command.settings, say=print)
+    return run_colorize(config, say=print)
 
 
 def _weights(command: WeightsCommand) -> int:
@@ -118,11 +133,11 @@ def expand_config(argv: list[str]) -> list[str]:
     Raises:
         SettingsError: the file cannot be read, is no flat mapping, or has a key that is no option.
     """
-    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     scan.add_argument("--config")
     try:
         path = scan.parse_known_args(argv)[0].config
-    except SystemExit:  # "--config" without a value: the real parser says so with its own words
+    except argparse.ArgumentError:  # "--config" without a value: the real parser says so with its own words
         return argv
     return argv if path is None else _options_of(path) + argv
 

@@ -35,7 +35,7 @@ SUMMARY_SCHEMA = pa.schema(
         ("seconds_traverse", pa.float64()),
         ("seconds_reconstruct", pa.float64()),
         ("worker", pa.string()),
-        ("device", pa.string()),
+        ("device", pa.string()),  # where the reconstruction's network is
         ("gpus", pa.string()),  # the GPU ids Ray gave the reconstruction actor, joined by commas
         ("visible_gpus", pa.string()),  # its CUDA_VISIBLE_DEVICES
     ]
@@ -46,15 +46,14 @@ SUMMARY_SCHEMA = pa.schema(
 class Shared:
     """What every actor is made from. The arrays lie once in the object store of each node."""
 
-    arrays: ray.ObjectRef
-    exemplars: ray.ObjectRef
+    arrays: ray.ObjectRef[dict[str, Any]]
+    exemplars: ray.ObjectRef[dict[str, Any]]
     config: ColorizeConfig
     weights_label: str
     attempts: Any
     """Handle of the run's ``AttemptCounter``."""
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class AttemptCounter:
     """Counts how often each stage of each shard was begun, also by a process that died over it."""
 
@@ -77,15 +76,14 @@ class ShardActor:
     def __init__(self, shared: Shared, threads: int) -> None:
         configure_worker(threads)
         self.gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
-        self.device = pick_device(self.gpus, torch.cuda.is_available())
         self.shared = shared
-        self.worker = f"{ray.util.get_node_ip_address()}:{os.getpid()}"
+        self.worker = f"{ray.util.get_node_ip_address()}:{os.getpid()}" + "".join(f" gpu {gpu}" for gpu in self.gpus)
         arrays, exemplars = ray.get([shared.arrays, shared.exemplars])
         self.bench = Workbench(
             arrays,
             exemplars,
             shared.config,
-            device=self.device,
+            device=pick_device(self.gpus, torch.cuda.is_available()),
             weights_label=shared.weights_label,
             worker=self.worker,
         )
@@ -134,13 +132,12 @@ class ReconstructionActor(ShardActor):
         commit_shard(self.shared.config.output.output, shard, [table])
         return summarise(shard, table) | {
             "worker": self.worker,
-            "device": self.device,
+            "device": str(self.bench.network.device),
             "gpus": ",".join(self.gpus),
             "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         }
 
 
-@ray.remote(max_restarts=0, max_task_retries=0)
 class IsolationActor(ShardActor):
     """Both stages for one image at a time, in a process that may well die over it."""
 
@@ -154,8 +151,7 @@ class IsolationActor(ShardActor):
             return to_ipc(self.bench.reconstruct(self.bench.traverse([item]), attempts))
 
 
-@ray.remote(num_returns=2, max_retries=2)
-def exemplars_task(
+def make_exemplars(
     arrays: dict[str, Any], references: list[InputItem], config: ColorizeConfig, threads: int
 ) -> tuple[dict[str, Any], list[str]]:
     """Make the exemplars once, on a GPU when Ray gave one; they stay in the object store. See learn_exemplars."""

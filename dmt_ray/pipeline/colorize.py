@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 from dmt_ray.config import ColorizeConfig
-from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.errors import DmtError
 from dmt_ray.pipeline.plan import PreparedRun, prepare_run, write_run
 from dmt_ray.pipeline.progress import Progress
 from dmt_ray.pipeline.verify import VerifyReport, verify_output
@@ -17,7 +17,6 @@ from dmt_ray.pipeline.verify import VerifyReport, verify_output
 logger = logging.getLogger(__name__)
 
 EXIT_COMPLETE = 0
-EXIT_SETTINGS = 2
 EXIT_INCOMPLETE = 3
 EXIT_ERRORS = 4
 
@@ -47,7 +46,7 @@ def run_colorize(config: ColorizeConfig, say: Callable[[str], None] = logger.inf
         say("Dry run: everything was checked, nothing was written.")
         return EXIT_COMPLETE
     began = time.monotonic()
-    totals: Counter[str] = Counter()
+    totals: dict[str, float] = defaultdict(float)
     if run.todo:
         skipped = _run_on_ray(run, totals)
         if skipped:
@@ -67,7 +66,7 @@ def exit_code(report: VerifyReport, max_error_rate: float) -> int:
     return EXIT_ERRORS if report.error_rate > max_error_rate else EXIT_COMPLETE
 
 
-def _run_on_ray(run: PreparedRun, totals: Counter[str]) -> list[str]:
+def _run_on_ray(run: PreparedRun, totals: dict[str, float]) -> list[str]:
     """Do what is to do; add the shards' figures to ``totals``; return what was wrong with unread references."""
     import ray
 
@@ -82,47 +81,32 @@ def _run_on_ray(run: PreparedRun, totals: Counter[str]) -> list[str]:
             ray.shutdown()
 
 
-def _run_shards(run: PreparedRun, totals: Counter[str]) -> list[str]:
+def _run_shards(run: PreparedRun, totals: dict[str, float]) -> list[str]:
     import ray
 
-    from dmt_ray.pipeline.actors import AttemptCounter, Shared, exemplars_task
     from dmt_ray.pipeline.commit import committed_shards
     from dmt_ray.pipeline.isolate import isolate_shards
-    from dmt_ray.pipeline.resources import plan_pools
-    from dmt_ray.pipeline.stream import stream_shards
+    from dmt_ray.pipeline.stream import share_exemplars, stream_shards
 
     config = run.config
-    pools = plan_pools([node["Resources"] for node in ray.nodes() if node["Alive"]], config.compute)
+    shared, pools, skipped = share_exemplars(run)
     logger.info("Pools: %s", pools)
-    arrays = ray.put(run.weights.arrays)
-    on_gpu = pools.reconstruction.num_gpus > 0
-    task = exemplars_task.options(num_cpus=0 if on_gpu else 1, num_gpus=pools.reconstruction.num_gpus)
-    exemplars, skipped_ref = task.remote(arrays, list(run.references), config, pools.reconstruction.threads)
-    try:
-        skipped: list[str] = ray.get(skipped_ref)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, DmtError):
-            raise SettingsError(str(error.cause)) from error
-        raise
     for line in skipped:
         logger.warning("A reference was left out: %s", line)
     write_run(run)
-    attempts = AttemptCounter.remote()
-    shared = Shared(arrays, exemplars, config, run.weights_label, attempts)
     planned = sum(len(shard.items) for shard in run.shards)
     finished = planned - sum(len(shard.items) for shard in run.todo)
     with Progress(planned, finished, shown=config.run.progress) as progress:
 
         def count(summary: dict[str, Any]) -> None:
             progress.add(summary["rows"], summary["errors"])
-            for name, value in summary.items():
-                if isinstance(value, int | float):
-                    totals[name] += value  # type: ignore[assignment]
+            for name in ("rows", *(f"seconds_{stage}" for stage in _STAGES)):
+                totals[name] += summary[name]
 
         try:
             for summary in stream_shards(run.todo, shared, pools):
                 count(summary)
-            missing = sorted({shard.number for shard in run.todo} - committed_shards(config.output.output))
+            missing = {shard.number for shard in run.todo} - committed_shards(config.output.output)
             lost = [shard for shard in run.todo if shard.number in missing]
             if lost:
                 for summary in isolate_shards(lost, shared, pools.reconstruction):
@@ -149,9 +133,9 @@ def _intentions(run: PreparedRun) -> list[str]:
     return lines
 
 
-def _summary(run: PreparedRun, report: VerifyReport, totals: Counter[str], seconds: float) -> list[str]:
+def _summary(run: PreparedRun, report: VerifyReport, totals: dict[str, float], seconds: float) -> list[str]:
     lines = [f"Output: {run.config.output.output}", *report.sentences()]
-    rows = totals["rows"]
+    rows = round(totals["rows"])
     if rows:
         stages = ", ".join(f"{stage} {totals[f'seconds_{stage}'] / rows:.3f}" for stage in _STAGES)
         lines.append(f"{rows} images in {seconds:.1f} s: {rows / seconds:.2f} images/s; seconds per image: {stages}.")

@@ -42,7 +42,7 @@ ROW_SCHEMA = pa.schema(
         ("seconds_read", pa.float64()),
         ("seconds_traverse", pa.float64()),
         ("seconds_reconstruct", pa.float64()),
-        ("worker", pa.string()),  # "<node address>:<process id>"
+        ("worker", pa.string()),  # "<node address>:<process id>", and the GPU that Ray gave it
         ("weights", pa.string()),  # "<backbone>:<first 12 digits of the SHA-256>", or "random:<seed>"
     ]
 )

@@ -68,9 +68,10 @@ class _Pool:
         """Return an actor with a loaded model."""
         if self._idle:
             return self._idle.pop()
-        actor = IsolationActor.options(num_cpus=self._plan.num_cpus, num_gpus=self._plan.num_gpus).remote(
-            self._shared, self._plan.threads
-        )
+        kind: Any = ray.remote(
+            num_cpus=self._plan.num_cpus, num_gpus=self._plan.num_gpus, max_restarts=0, max_task_retries=0
+        )(IsolationActor)
+        actor = kind.remote(self._shared, self._plan.threads)
         ray.get(actor.ready.remote())
         return actor
 

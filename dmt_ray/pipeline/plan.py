@@ -103,7 +103,8 @@ def prepare_run(config: ColorizeConfig) -> PreparedRun:
     done = committed_shards(output) if resuming else set()
     if record is not None and mode == "resume" and not resuming and committed_shards(output):
         raise SettingsError(
-            f"{output} has shards but no {PLAN_FILE}, so it cannot be resumed; use --mode overwrite or another --output."
+            f"{output} has shards but no {PLAN_FILE}, so it cannot be resumed; use --mode overwrite or another "
+            "--output."
         )
     return PreparedRun(
         config=config,
@@ -174,9 +175,7 @@ def load_plan(output: str) -> list[Shard]:
     return [Shard(number, tuple(items)) for number, items in sorted(shards.items())]
 
 
-def deciding_settings(
-    config: ColorizeConfig, weights: Weights, references: Sequence[InputItem]
-) -> dict[str, Any]:
+def deciding_settings(config: ColorizeConfig, weights: Weights, references: Sequence[InputItem]) -> dict[str, Any]:
     """Return everything that decides a result, by option name, as JSON knows it."""
     flat: dict[str, Any] = {}
     for section in (config.inputs, config.model, config.traversal, config.inversion, config.output):
@@ -239,9 +238,7 @@ def _with_absolute_places(config: ColorizeConfig) -> ColorizeConfig:
     inputs = replace(
         config.inputs, input=files.absolute(config.inputs.input), reference=files.absolute(config.inputs.reference)
     )
-    return replace(
-        config, inputs=inputs, output=replace(config.output, output=files.absolute(config.output.output))
-    )
+    return replace(config, inputs=inputs, output=replace(config.output, output=files.absolute(config.output.output)))
 
 
 def _existing_record(output: str, names: set[str], mode: str) -> dict[str, Any] | None:
@@ -267,10 +264,14 @@ def _existing_record(output: str, names: set[str], mode: str) -> dict[str, Any] 
 
 def _list_references(config: ColorizeConfig) -> list[InputItem]:
     inputs = config.inputs
+    named = inputs.image_column is not None or inputs.uri_column is not None
     try:
-        references = list_inputs(
-            inputs.reference, image_column=inputs.image_column, uri_column=inputs.uri_column, limit=None
-        )
+        try:
+            references = list_inputs(inputs.reference, image_column=inputs.image_column, uri_column=inputs.uri_column)
+        except SettingsError:
+            if not named:
+                raise
+            references = list_inputs(inputs.reference)  # the columns may mean the input's table alone
     except SettingsError as error:
         raise SettingsError(f"--reference: {error}") from error
     if inputs.reference_limit is not None and inputs.reference_limit < len(references):
@@ -280,7 +281,7 @@ def _list_references(config: ColorizeConfig) -> list[InputItem]:
 
 
 def _check_a_reference(references: Sequence[InputItem], max_pixels: int) -> None:
-    """Decode references until one works: enough to know, before any actor starts, that there is something to learn."""
+    """Decode references until one works: enough to know, before any actor starts, that there are some."""
     reader = ItemReader()
     first: DmtError | None = None
     for item in references:
@@ -307,4 +308,3 @@ def _check_same(output: str, record: Mapping[str, Any], settings: Mapping[str, A
 
 def _listing_checksum(items: Sequence[InputItem]) -> str:
     return hashlib.sha256("\n".join(item.id for item in items).encode()).hexdigest()
-

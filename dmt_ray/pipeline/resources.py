@@ -64,7 +64,7 @@ def _plan_gpus(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) -> 
         )
     asked_t, asked_r = compute.traversal_actors, compute.reconstruction_actors
     if slots < WHOLE_SLOTS and asked_t in (None, 1) and (asked_r is None or asked_r <= slots):
-        # A whole slot for a tenth of the work would waste it: one traversal actor lives beside a reconstruction actor.
+        # A whole slot for a tenth of the work would waste it: the traversal lives beside a reconstruction.
         traversal, reconstruction = 1, asked_r or slots
         traversal_share, reconstruction_share = share / 4, share * 3 / 4
     else:
@@ -97,7 +97,9 @@ def _plan_cpus(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) -> 
     # Half a CPU per thread, but never so much that less than one CPU is left (on one CPU: half of it).
     free = total - 1 if total > 1 else 0.5
     traversal_cpus = min(0.5 if total > 2 else 0.25, free / 2 / traversal)
-    reconstruction_cpus = min(threads / 2 if total > 2 else 0.25, (free - traversal * traversal_cpus) / reconstruction)
+    reconstruction_cpus = min(
+        threads / 2 if total > 2 else 0.25, (free - traversal * traversal_cpus) / reconstruction
+    )
     return PoolPlan(
         ActorPlan(traversal, _round(traversal_cpus), 0, threads),
         ActorPlan(reconstruction, _round(reconstruction_cpus), 0, threads),

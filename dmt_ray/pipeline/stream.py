@@ -12,10 +12,12 @@ from typing import Any
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
+from ray.exceptions import RayTaskError
 
-from dmt_ray.pipeline.actors import ReconstructionActor, Shared, TraversalActor
-from dmt_ray.pipeline.plan import Shard
-from dmt_ray.pipeline.resources import ActorPlan, PoolPlan
+from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.pipeline.actors import AttemptCounter, ReconstructionActor, Shared, TraversalActor, make_exemplars
+from dmt_ray.pipeline.plan import PreparedRun, Shard
+from dmt_ray.pipeline.resources import ActorPlan, PoolPlan, plan_pools
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,30 @@ LOST_SHARE = 0.1
 MIN_LOST = 16
 
 
+def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, list[str]]:
+    """Put weights and exemplars into the object store, once for all actors, and size the pools.
+
+    Returns what the actors share, the pools, and one sentence for each reference that could not be read.
+
+    Raises:
+        SettingsError: no reference can be read, or the options ask for more than the cluster has.
+    """
+    config = run.config
+    pools = plan_pools([node["Resources"] for node in ray.nodes() if node["Alive"]], config.compute)
+    arrays = ray.put(run.weights.arrays)
+    gpus = pools.reconstruction.num_gpus
+    task: Any = ray.remote(num_cpus=0 if gpus else 1, num_gpus=gpus, num_returns=2, max_retries=2)(make_exemplars)
+    exemplars, skipped = task.remote(arrays, list(run.references), config, pools.reconstruction.threads)
+    counter: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptCounter)
+    try:
+        left_out: list[str] = ray.get(skipped)
+    except RayTaskError as error:
+        if isinstance(error.cause, DmtError):
+            raise SettingsError(str(error.cause)) from error
+        raise
+    return Shared(arrays, exemplars, config, run.weights_label, counter.remote()), pools, left_out
+
+
 def stream_shards(shards: Sequence[Shard], shared: Shared, pools: PoolPlan) -> Iterator[dict[str, Any]]:
     """Run the shards through both pools; yield one row of ``SUMMARY_SCHEMA`` per committed shard, in any order.
 
@@ -34,7 +60,7 @@ def stream_shards(shards: Sequence[Shard], shared: Shared, pools: PoolPlan) -> I
     Raises:
         ray.exceptions.RayError: too many shards were lost, or an actor cannot start.
     """
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a lost shard is said below, without its traceback
     rows = [
         {
             "shard": shard.number,
@@ -44,7 +70,7 @@ def stream_shards(shards: Sequence[Shard], shared: Shared, pools: PoolPlan) -> I
         for shard in shards
     ]
     # One block per shard from the start: no read or repartition task has to find a free CPU beside the pools.
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    dataset: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
     context = dataset.context
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -64,9 +90,7 @@ def _pool(plan: ActorPlan, shared: Shared, shards: int) -> dict[str, Any]:
         "batch_format": "pyarrow",
         "zero_copy_batch": True,
         # The pool starts whole, works with as few actors as the cluster can place, and gives up idle ones.
-        "compute": ActorPoolStrategy(
-            min_size=1, max_size=size, initial_size=size, max_tasks_in_flight_per_actor=2
-        ),
+        "compute": ActorPoolStrategy(min_size=1, max_size=size, initial_size=size, max_tasks_in_flight_per_actor=2),
         "fn_constructor_args": (shared, plan.threads),
         "num_cpus": plan.num_cpus,
         "num_gpus": plan.num_gpus,

@@ -74,7 +74,8 @@ class Workbench:
         weights_label: str,
         worker: str,
     ) -> None:
-        self.recolorer = Recolorer(make_network(arrays, config, device), exemplars, config)
+        self.network = make_network(arrays, config, device)
+        self.recolorer = Recolorer(self.network, exemplars, config)
         self.config = config
         self.weights_label = weights_label
         self.worker = worker
@@ -97,8 +98,9 @@ class Workbench:
                     one.row["displacement"] = displacement.to_bytes()
                 one.row["seconds_traverse"] = seconds
             rows += [one.row for one in loaded]
-        return pa.Table.from_pylist([{name: row.get(name) for name in TRAVERSED_SCHEMA.names} for row in rows],
-                                    TRAVERSED_SCHEMA)
+        return pa.Table.from_pylist(
+            [{name: row.get(name) for name in TRAVERSED_SCHEMA.names} for row in rows], TRAVERSED_SCHEMA
+        )
 
     def reconstruct(self, traversed: pa.Table, attempts: int) -> pa.Table:
         """Turn moved features into encoded pictures; return a table of ``ROW_SCHEMA``, one row per row."""
@@ -214,7 +216,7 @@ class _Source:
 
 
 class SharedReader:
-    """An ``ItemReader`` for several threads: plain files in parallel, cells of a Parquet table one after the other."""
+    """An ``ItemReader`` for several threads: plain files side by side, Parquet cells one by one."""
 
     def __init__(self) -> None:
         self._reader = ItemReader()
@@ -232,9 +234,7 @@ class DeviceLostError(RuntimeError):
     """The accelerator of this process does not answer any more; only a new process helps."""
 
 
-def guarded(
-    step: Callable[[Sequence[Input]], Sequence[Output]], batch: Sequence[Input]
-) -> list[Output | Exception]:
+def guarded(step: Callable[[Sequence[Input]], Sequence[Output]], batch: Sequence[Input]) -> list[Output | Exception]:
     """Run ``step`` on a batch; on failure cut the batch in half until each culprit stands alone.
 
     Returns one output or one exception per input, in order.

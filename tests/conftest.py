@@ -1,0 +1,129 @@
+"""What the whole test session shares: small photos, one local Ray, one S3 server on loopback."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dmt_ray.config import (
+    ColorizeConfig,
+    ComputeConfig,
+    InputConfig,
+    InversionConfig,
+    ModelConfig,
+    OutputConfig,
+    RunConfig,
+    TraversalConfig,
+)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Start a real S3 server (moto), point every S3 client of this process at it, and give its URL."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.delenv("AWS_PROFILE", raising=False)
+        yield url
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str) -> str:
+    """A fresh bucket as ``s3://name``."""
+    import boto3
+
+    name = f"photos-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_server: str) -> Iterator[None]:
+    """One Ray with two CPUs for the session; its workers inherit the S3 server and can import the crashing driver."""
+    import ray
+
+    drivers = str(Path(__file__).parent / "data" / "crashfs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [drivers, os.environ.get("PYTHONPATH")])))
+        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="warning")
+    yield
+    ray.shutdown()
+
+
+def photo(seed: int, width: int = 80, height: int = 64) -> Image.Image:
+    """A smooth colourful picture: a few soft blobs on a gradient."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(width, height)
+    rgb = np.stack([x * random.uniform(60, 200) + y * random.uniform(0, 120) for _ in range(3)], -1)
+    for _ in range(4):
+        center = random.uniform(0, 1, 2)
+        blob = np.exp(-((x - center[0]) ** 2 + (y - center[1]) ** 2) / random.uniform(0.01, 0.1))
+        rgb += blob[..., None] * random.uniform(-80, 160, 3)
+    return Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``inputs``: four grey photos, an empty one and a truncated one. ``references``: five colour photos."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name in ("inputs", "references"):
+        (folder / name).mkdir()
+    for index in range(5):
+        photo(index).save(folder / "references" / f"{index}.png")
+    for index in range(4):
+        photo(100 + index, 80 + 8 * index, 64).convert("L").save(folder / "inputs" / f"photo-{index}.jpg")
+    (folder / "inputs" / "empty.jpg").write_bytes(b"")
+    whole = (folder / "inputs" / "photo-0.jpg").read_bytes()
+    (folder / "inputs" / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+@pytest.fixture
+def configure(photos: Path, tmp_path: Path) -> Callable[..., ColorizeConfig]:
+    """Make a small config; keyword arguments are option names of any section."""
+
+    def make(**options: object) -> ColorizeConfig:
+        values: dict[str, object] = {
+            "input": str(photos / "inputs"),
+            "reference": str(photos / "references"),
+            "output": str(tmp_path / "out"),
+            "size": 64,
+            "weights": "random:0",
+            "iterations": 2,
+            "neighbors": 8,
+            "shard_size": 2,
+            "batch_size": 2,
+            "progress": False,
+        } | options
+        sections = {
+            "inputs": InputConfig,
+            "model": ModelConfig,
+            "traversal": TraversalConfig,
+            "inversion": InversionConfig,
+            "output": OutputConfig,
+            "run": RunConfig,
+            "compute": ComputeConfig,
+        }
+        made = {}
+        for section, kind in sections.items():
+            names = set(kind.__dataclass_fields__) & set(values)
+            made[section] = kind(**{name: values.pop(name) for name in names})
+        assert not values, f"unknown options {sorted(values)}"
+        return ColorizeConfig(**made)
+
+    return make

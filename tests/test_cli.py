@@ -1,0 +1,167 @@
+"""The command line, seen from outside: options, the YAML file, and what bad settings get."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dmt_ray import cli
+from dmt_ray.config import ColorizeConfig
+from dmt_ray.errors import DmtError, SettingsError
+
+JOB = Path(__file__).parent.parent / "jobs" / "colorize_dataset.py"
+
+
+def run_job(*options, **kwargs):
+    return subprocess.run(
+        [sys.executable, str(JOB), *map(str, options)], capture_output=True, text=True, timeout=120, **kwargs
+    )
+
+
+REQUIRED = ("--input", "a", "--reference", "b", "--output", "c")
+
+
+def parsed(*options):
+    return cli.parse_colorize([*options, *REQUIRED])
+
+
+def test_defaults_come_from_the_dataclasses():
+    from dmt_ray.config import InputConfig, OutputConfig
+
+    assert parsed() == ColorizeConfig(InputConfig("a", "b"), OutputConfig("c"))
+
+
+def test_yaml_takes_every_kind_of_value_and_the_command_line_wins(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "size: 96\nshard_size: 4\ntaps: [conv3_1, conv4_1]\nprogress: false\nlimit: null\nimage-format: webp\n"
+        "strength: 1e-1\nuri_column: null\n"
+    )
+    config = parsed("--config", str(file), "--size", "128")
+    assert config.model.size == 128
+    assert config.output.shard_size == 4
+    assert config.model.taps == ("conv3_1", "conv4_1")
+    assert config.run.progress is False
+    assert config.inputs.limit is None
+    assert config.inputs.uri_column is None
+    assert config.output.image_format == "webp"
+    assert config.traversal.strength == 0.1
+    assert parsed(f"--config={file}").model.size == 96
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("sizze: 96", "'sizze' is not an option"),
+        ("size: {a: 1}", "not a mapping"),
+        ("- size", "must be a mapping"),
+        ("size: [", "is not YAML"),
+        ("dry_run: perhaps", "must be true or false"),
+        ("size: 100", "--size is 100; it must be a multiple of 16"),
+    ],
+)
+def test_a_bad_yaml_file_names_itself_and_the_key(tmp_path, text, reason):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        parsed("--config", str(file))
+    assert reason in str(caught.value)
+    assert "--size" in reason or str(file) in str(caught.value)
+
+
+def test_a_missing_yaml_file(tmp_path, capsys):
+    assert cli.colorize_main(["--config", str(tmp_path / "none.yaml"), *REQUIRED]) == 2
+    assert "none.yaml" in capsys.readouterr().err
+
+
+def test_every_option_can_stand_in_yaml():
+    types = cli._option_types(ColorizeConfig)
+    assert {"input", "size", "taps", "strength", "iterations", "shard_size", "mode", "batch_size"} <= set(types)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--size", "33"], "--size is 33; it must be a multiple of 16"),
+        (["--taps", "conv9_9"], "--taps is 'conv9_9'; it must be one of conv1_1"),
+        (["--max-error-rate", "2"], "--max-error-rate is 2.0; it must be between 0 and 1"),
+        (["--weights", "magic"], "--weights is 'magic'"),
+    ],
+)
+def test_a_bad_setting_is_one_sentence_and_exit_code_2(capsys, options, reason):
+    assert cli.colorize_main([*options, *REQUIRED]) == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_an_unknown_option_is_named(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.colorize_main([*REQUIRED, "--sharpness", "3"])
+    assert caught.value.code == 2
+    assert "--sharpness" in capsys.readouterr().err
+
+
+def test_the_job_and_the_command_show_the_same_options():
+    job = run_job("--help", env={**os.environ, "COLUMNS": "100"})
+    command = subprocess.run(
+        [sys.executable, "-m", "dmt_ray.cli", "colorize", "--help"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "100"},
+        timeout=120,
+    )
+    assert job.returncode == command.returncode == 0
+    assert job.stdout.splitlines()[1:] == command.stdout.splitlines()[1:]
+    assert "Working size in pixels" in job.stdout
+
+
+@pytest.mark.parametrize("case", ["input", "empty", "reference", "output", "not ours", "password"])
+def test_bad_places_stop_the_job_before_anything_starts(photos, tmp_path, case):
+    places = {"input": photos / "inputs", "reference": photos / "references", "output": tmp_path / "out"}
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    if case == "input":
+        places["input"] = tmp_path / "nowhere"
+        reason = "nowhere"
+    elif case == "empty":
+        places["input"] = bad
+        reason = str(bad)
+    elif case == "reference":
+        (bad / "a.jpg").write_bytes(b"not a picture")
+        places["reference"] = bad
+        reason = "None of the 1 references can be read"
+    elif case == "output":
+        (bad / "file").write_text("in the way")
+        places["output"] = bad / "file" / "out"
+        reason = "file"
+    elif case == "not ours":
+        (bad / "thesis.txt").write_text("mine")
+        places["output"] = bad
+        reason = "'thesis.txt'"
+    else:
+        places["input"] = "https://me:hunter2@example.org/photos"
+        reason = "--input holds a password"
+    options = [part for name, place in places.items() for part in (f"--{name}", place)]
+    done = run_job(*options, "--weights", "random:0", "--size", 64)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert reason in lines[0]
+    assert "hunter2" not in done.stderr + done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_wants_a_run(tmp_path, capsys):
+    assert cli.main(["verify", str(tmp_path)]) == 2
+    assert "plan.parquet" in capsys.readouterr().err
+
+
+def test_expand_config_leaves_other_command_lines_alone():
+    assert cli.expand_config(["--size", "96"]) == ["--size", "96"]
+    assert cli.expand_config(["--config"]) == ["--config"]
+    with pytest.raises(DmtError, match="does not exist"):
+        cli.expand_config(["--config", "/nowhere/at.yaml"])
