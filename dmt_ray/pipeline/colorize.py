@@ -45,7 +45,6 @@ def run_colorize(config: ColorizeConfig, say: Callable[[str], None] = logger.inf
     if config.run.dry_run:
         say("Dry run: everything was checked, nothing was written.")
         return EXIT_COMPLETE
-    began = time.monotonic()
     totals: dict[str, float] = defaultdict(float)
     if run.todo:
         skipped = _run_on_ray(run, totals)
@@ -54,7 +53,7 @@ def run_colorize(config: ColorizeConfig, say: Callable[[str], None] = logger.inf
     else:
         write_run(run)
     report = verify_output(config.output.output)
-    for line in _summary(run, report, totals, time.monotonic() - began):
+    for line in _summary(run, report, totals):
         say(line)
     return exit_code(report, config.run.max_error_rate)
 
@@ -90,12 +89,13 @@ def _run_shards(run: PreparedRun, totals: dict[str, float]) -> list[str]:
 
     config = run.config
     shared, pools, skipped = share_exemplars(run)
-    logger.info("Pools: %s", pools)
+    logger.info("Actors: traversal %s, reconstruction %s.", pools.traversal, pools.reconstruction)
     for line in skipped:
         logger.warning("A reference was left out: %s", line)
     write_run(run)
     planned = sum(len(shard.items) for shard in run.shards)
     finished = planned - sum(len(shard.items) for shard in run.todo)
+    began = time.monotonic()
     with Progress(planned, finished, shown=config.run.progress) as progress:
 
         def count(summary: dict[str, Any]) -> None:
@@ -114,6 +114,7 @@ def _run_shards(run: PreparedRun, totals: dict[str, float]) -> list[str]:
         except (ray.exceptions.RayError, DmtError) as error:
             # What is committed stays; the check below says what is missing, and the exit code tells.
             logger.error("The run stopped early: %s", error)
+    totals["seconds"] = time.monotonic() - began
     return skipped
 
 
@@ -133,12 +134,16 @@ def _intentions(run: PreparedRun) -> list[str]:
     return lines
 
 
-def _summary(run: PreparedRun, report: VerifyReport, totals: dict[str, float], seconds: float) -> list[str]:
+def _summary(run: PreparedRun, report: VerifyReport, totals: dict[str, float]) -> list[str]:
     lines = [f"Output: {run.config.output.output}", *report.sentences()]
     rows = round(totals["rows"])
     if rows:
         stages = ", ".join(f"{stage} {totals[f'seconds_{stage}'] / rows:.3f}" for stage in _STAGES)
-        lines.append(f"{rows} images in {seconds:.1f} s: {rows / seconds:.2f} images/s; seconds per image: {stages}.")
+        seconds = totals["seconds"]
+        lines.append(
+            f"{rows} images in {seconds:.1f} s after start-up: {rows / seconds:.2f} images/s; "
+            f"seconds per image: {stages}."
+        )
     else:
         lines.append("Nothing was left to do.")
     code = exit_code(report, run.config.run.max_error_rate)

@@ -26,6 +26,10 @@ class ActorPlan:
     num_gpus: float
     threads: int
 
+    def __str__(self) -> str:
+        share = f"{self.num_gpus:g} GPU" if self.num_gpus else f"{self.num_cpus:g} CPU"
+        return f"{self.actors} x ({share}, {self.threads} torch threads)"
+
 
 @dataclass(frozen=True)
 class PoolPlan:

@@ -6,6 +6,7 @@ What a run promises does not rest on this graph but on the shards' files: whatev
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -76,8 +77,11 @@ def stream_shards(shards: Sequence[Shard], shared: Shared, pools: PoolPlan) -> I
     context.print_on_execution_start = False
     context.max_errored_blocks = max(MIN_LOST, int(LOST_SHARE * len(shards)))
     context.execution_options.preserve_order = False
-    dataset = dataset.map_batches(TraversalActor, **_pool(pools.traversal, shared, len(shards)))
-    dataset = dataset.map_batches(ReconstructionActor, **_pool(pools.reconstruction, shared, len(shards)))
+    with warnings.catch_warnings():
+        # The bounds on retries are only accepted as plain remote arguments until Ray 2.64, where this package stops.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        dataset = dataset.map_batches(TraversalActor, **_pool(pools.traversal, shared, len(shards)))
+        dataset = dataset.map_batches(ReconstructionActor, **_pool(pools.reconstruction, shared, len(shards)))
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from batch.to_pylist()
 

@@ -1,0 +1,168 @@
+"""What is decided before any actor starts. No Ray here."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from dmt_ray.errors import SettingsError
+from dmt_ray.pipeline.colorize import run_colorize
+from dmt_ray.pipeline.commit import commit_shard, committed_shards, rows_table
+from dmt_ray.pipeline.plan import load_plan, prepare_run, write_run
+from dmt_ray.pipeline.verify import verify_output
+
+
+@pytest.fixture
+def written(configure, tmp_path):
+    """An output whose plan is frozen and whose first two shards (of three) are committed."""
+    run = prepare_run(configure())
+    write_run(run)
+    for shard in run.shards[:2]:
+        commit_shard(
+            str(tmp_path / "out"), shard.number, [rows_table({"id": i.id, "status": "ok"} for i in shard.items)]
+        )
+    return run
+
+
+def test_a_fresh_plan_has_every_input_once(written, tmp_path):
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["plan.parquet", "run.json", "shards"]
+    plan = load_plan(str(tmp_path / "out"))
+    assert plan == list(written.shards)
+    assert [len(shard.items) for shard in plan] == [2, 2, 2]
+    ids = [item.id for shard in plan for item in shard.items]
+    assert ids == ["empty.jpg", "photo-0.jpg", "photo-1.jpg", "photo-2.jpg", "photo-3.jpg", "truncated.jpg"]
+
+
+def test_run_json_tells_what_made_the_output(written, tmp_path):
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["config"]["model"]["size"] == 64
+    assert record["weights"] == {"backbone": "vgg16", "origin": "random:0", "sha256": written.weights.sha256}
+    assert record["references"]["count"] == 5
+    assert {"dmt_ray", "torch", "torchvision", "ray", "pyarrow", "python"} == set(record["versions"])
+    assert len(record["fingerprint"]) == 64
+
+
+def test_resume_does_only_what_is_missing_even_when_the_input_has_changed(written, configure, tmp_path):
+    run = prepare_run(configure())
+    assert not run.fresh
+    assert [shard.number for shard in run.todo] == [2]
+
+
+def test_settings_that_change_no_result_may_change(written, configure):
+    run = prepare_run(configure(batch_size=1, max_error_rate=1.0, progress=True, threads_per_actor=1))
+    assert [shard.number for shard in run.todo] == [2]
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"size": 96}, ["size was 64 and is 96 now"]),
+        ({"strength": 3.0, "iterations": 5}, ["strength was 2.0 and is 3.0 now", "iterations was 2 and is 5 now"]),
+        ({"weights": "random:1"}, ["weights sha256 was"]),
+        ({"reference_limit": 3}, ["reference_limit was None and is 3 now", "references was"]),
+        ({"shard_size": 3}, ["shard_size was 2 and is 3 now"]),
+    ],
+)
+def test_other_settings_are_refused_by_name(written, configure, options, names):
+    with pytest.raises(SettingsError) as caught:
+        prepare_run(configure(**options))
+    for name in names:
+        assert name in str(caught.value)
+    assert "--mode overwrite" in str(caught.value)
+
+
+def test_overwrite_replaces_a_run_and_nothing_else(written, configure, tmp_path):
+    keepsake = tmp_path / "out" / "report.html"
+    keepsake.write_text("mine")
+    run = prepare_run(configure(size=96, shard_size=4, mode="overwrite"))
+    assert committed_shards(str(tmp_path / "out")) == {0, 1}  # preparing deletes nothing
+    write_run(run)
+    assert committed_shards(str(tmp_path / "out")) == set()
+    assert [len(shard.items) for shard in load_plan(str(tmp_path / "out"))] == [4, 2]
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["config"]["model"]["size"] == 96
+    assert keepsake.read_text() == "mine"
+
+
+def test_mode_error_wants_an_empty_place(written, configure):
+    with pytest.raises(SettingsError, match="not empty"):
+        prepare_run(configure(mode="error"))
+
+
+@pytest.mark.parametrize("mode", ["resume", "overwrite", "error"])
+def test_a_folder_of_somebody_else_is_left_alone(configure, tmp_path, mode):
+    out = tmp_path / "out"
+    (out / "shards").mkdir(parents=True)
+    (out / "shards" / "shard-000000.parquet").write_bytes(b"theirs")
+    with pytest.raises(SettingsError):
+        prepare_run(configure(mode=mode))
+    (out / "run.json").write_text('{"program": "another"}')
+    with pytest.raises(SettingsError):
+        prepare_run(configure(mode=mode))
+    assert (out / "shards" / "shard-000000.parquet").read_bytes() == b"theirs"
+
+
+def test_a_crash_between_plan_and_run_json_is_planned_again(written, configure, tmp_path):
+    out = tmp_path / "out"
+    for shard in (out / "shards").iterdir():
+        shard.unlink()
+    (out / "shards").rmdir()
+    (out / "run.json").unlink()
+    run = prepare_run(configure(size=96))
+    assert run.fresh
+    assert len(run.todo) == 3
+
+
+def test_a_crash_while_overwriting_leaves_a_folder_that_still_works(written, configure, tmp_path):
+    out = tmp_path / "out"
+    (out / "plan.parquet").unlink()
+    with pytest.raises(SettingsError, match=r"no plan\.parquet"):
+        prepare_run(configure())
+    run = prepare_run(configure(mode="overwrite"))
+    write_run(run)
+    assert len(prepare_run(configure()).todo) == 3
+
+
+def test_dry_run_writes_nothing(configure, tmp_path):
+    said = []
+    assert run_colorize(configure(dry_run=True), said.append) == 0
+    assert "6 images in 3 shards, 6 of them in 3 shards to do; 5 references" in said[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reference_limit_draws_by_seed(configure):
+    def drawn(**options):
+        return [item.id for item in prepare_run(configure(**options)).references]
+
+    assert drawn(reference_limit=3, seed=1) == drawn(reference_limit=3, seed=1)
+    assert len({tuple(drawn(reference_limit=3, seed=seed)) for seed in range(6)}) > 1
+    assert drawn(reference_limit=9) == drawn()
+
+
+def test_no_readable_reference(configure, tmp_path):
+    folder = tmp_path / "references"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"")
+    with pytest.raises(SettingsError, match="None of the 1 references can be read"):
+        prepare_run(configure(reference=str(folder)))
+
+
+def test_relative_places_mean_the_same_from_elsewhere(configure, tmp_path, photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    here = prepare_run(configure(input="inputs", reference="references"))
+    assert here.config.inputs == prepare_run(configure()).config.inputs
+
+
+def test_verify_finds_missing_doubled_and_unplanned_rows(written, tmp_path):
+    out = str(tmp_path / "out")
+    report = verify_output(out)
+    assert not report.complete
+    assert (report.planned, report.rows, report.missing) == (6, 4, ["photo-3.jpg", "truncated.jpg"])
+    ids = ["photo-3.jpg", "truncated.jpg", "photo-0.jpg", "stranger.jpg"]
+    commit_shard(out, 2, [rows_table({"id": i, "status": "error", "error_type": "e", "error": "x"} for i in ids)])
+    report = verify_output(out)
+    assert (report.missing, report.duplicated, report.unplanned) == ([], ["photo-0.jpg"], ["stranger.jpg"])
+    assert report.errors == 4
+    assert not report.complete
+    commit_shard(out, 2, [rows_table({"id": i, "status": "ok"} for i in ids[:2])])
+    assert verify_output(out).complete
+    assert replace(verify_output(out), errors=3).error_rate == 0.5

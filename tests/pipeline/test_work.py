@@ -1,0 +1,89 @@
+"""What is done to a shard's images, without Ray."""
+
+import numpy as np
+import pytest
+
+from dmt_ray.pipeline.commit import ROW_SCHEMA
+from dmt_ray.pipeline.plan import prepare_run
+from dmt_ray.pipeline.work import TRAVERSED_SCHEMA, Workbench, guarded, learn_exemplars
+from dmt_ray.storage.images import decode_image
+
+
+def test_guarded_finds_the_culprit_and_keeps_the_rest():
+    calls = []
+
+    def step(batch):
+        calls.append(len(batch))
+        if 5 in batch:
+            raise ValueError("five")
+        return [value * 10 for value in batch]
+
+    results = guarded(step, list(range(8)))
+    assert [value for value in results if not isinstance(value, Exception)] == [0, 10, 20, 30, 40, 60, 70]
+    assert isinstance(results[5], ValueError)
+    assert guarded(step, []) == []
+
+
+def test_guarded_halves_what_does_not_fit():
+    def step(batch):
+        if len(batch) > 2:
+            raise MemoryError
+        return batch
+
+    assert guarded(step, list(range(7))) == list(range(7))
+
+
+def bench_of(config):
+    run = prepare_run(config)
+    exemplars, skipped = learn_exemplars(run.weights.arrays, run.references, run.config, "cpu")
+    assert skipped == []
+    bench = Workbench(
+        run.weights.arrays, exemplars, run.config, device="cpu", weights_label=run.weights_label, worker="here:1"
+    )
+    return run, bench
+
+
+@pytest.mark.parametrize("traversal", ["local", "global"])
+def test_good_and_bad_images_become_rows(configure, traversal):
+    run, bench = bench_of(configure(traversal=traversal, strength=1.0, image_format="webp"))
+    items = [item for shard in run.shards for item in shard.items]
+    traversed = bench.traverse(items)
+    assert traversed.schema == TRAVERSED_SCHEMA
+    table = bench.reconstruct(traversed, attempts=2)
+    assert table.schema == ROW_SCHEMA
+    rows = {row["id"]: row for row in table.to_pylist()}
+    assert list(rows) == [item.id for item in items]
+    assert rows["empty.jpg"]["error_type"] == "empty"
+    assert rows["truncated.jpg"]["error_type"] == "truncated"
+    for row in rows.values():
+        assert (row["attempts"], row["worker"], row["weights"]) == (2, "here:1", "random:0")
+        if row["status"] == "error":
+            assert row["error"]
+            assert row["image"] is None
+            continue
+        assert row["error"] is None
+        picture = decode_image(row["image"], max_pixels=10**9)
+        assert picture.shape == (64, row["width"], 3)
+        assert row["feature_loss_after"] <= row["feature_loss_before"]
+        assert 0 < row["iterations"] <= 2
+        assert row["displacement_norm"] > 0
+        assert row["seconds_reconstruct"] > 0
+        assert (row["budget_weight"] is None) == (traversal == "local")
+
+
+def test_an_image_over_the_pixel_limit_is_an_error_row(configure):
+    run, bench = bench_of(configure(max_pixels=80 * 64))
+    table = bench.traverse([item for shard in run.shards for item in shard.items])
+    kinds = dict(zip(table["id"].to_pylist(), table["error_type"].to_pylist(), strict=True))
+    assert kinds["photo-0.jpg"] is None
+    assert kinds["photo-1.jpg"] is not None
+
+
+def test_results_do_not_depend_on_the_batch(configure):
+    pictures = []
+    for size in (1, 4):
+        run, bench = bench_of(configure(batch_size=size, precision="fp32"))
+        table = bench.reconstruct(bench.traverse([item for shard in run.shards for item in shard.items][1:5]), 1)
+        pictures.append([decode_image(image, max_pixels=10**9) for image in table["image"].to_pylist()])
+    for one, other in zip(*pictures, strict=True):
+        assert np.abs(one.astype(int) - other.astype(int)).max() <= 2
