@@ -102,15 +102,16 @@ def test_the_content_hash_sees_names_shapes_and_values():
     assert content_sha256(dict(reversed(base.items()))) == content_sha256(base)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
-def test_a_state_dict_file_gives_the_same_hash(pypi, folder, suffix, tmp_path, cache):
-    local = tmp_path / f"weights{suffix}"
-    if suffix == ".safetensors":
+@pytest.mark.parametrize("name", ["zipped.pth", "legacy.pt", "plain.safetensors"])
+def test_a_state_dict_file_gives_the_same_hash(pypi, name, tmp_path, cache, request):
+    local = tmp_path / name
+    if name.endswith(".safetensors"):
         safetensors.torch.save_file(state_dict(pypi.arrays), local)
+        uri = join(request.getfixturevalue("bucket"), name)
+        write_atomic(uri, local.read_bytes())
     else:
-        torch.save(state_dict(pypi.arrays), local, _use_new_zipfile_serialization=suffix == ".pth")
-    uri = join(folder, f"vgg{suffix}")
-    write_atomic(uri, local.read_bytes())
+        torch.save(state_dict(pypi.arrays), local, _use_new_zipfile_serialization=name == "zipped.pth")
+        uri = str(local)
     found = resolve_weights("vgg16", uri)
     assert (found.sha256, found.origin) == (pypi.sha256, uri)
     assert not cache.exists()
