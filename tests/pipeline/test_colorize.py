@@ -1,0 +1,175 @@
+"""The whole job on a real Ray: rows, exit codes, resume, crashes, object stores, GPUs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from io import BytesIO
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dmt_ray.pipeline.colorize import run_colorize
+from dmt_ray.pipeline.commit import ROW_SCHEMA
+from dmt_ray.pipeline.verify import verify_output
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def stamps(out):
+    return {path.name: path.stat().st_mtime_ns for path in sorted((Path(out) / "shards").iterdir())}
+
+
+def test_a_run_its_rows_and_its_resume(configure, photos, tmp_path):
+    out, said = tmp_path / "out", []
+    assert run_colorize(configure(), said.append) == 4
+    assert "6 planned, 6 rows: 4 ok, 2 errors." in said
+    assert any("empty.jpg" in line for line in said)
+    assert list(stamps(out)) == [f"shard-{number:06d}.parquet" for number in range(3)]
+    for path in (out / "shards").iterdir():
+        assert pq.read_schema(path).equals(ROW_SCHEMA)
+
+    frame = pd.read_parquet(str(out / "shards")).set_index("id")
+    assert list(frame.index) == [
+        "empty.jpg", "photo-0.jpg", "photo-1.jpg", "photo-2.jpg", "photo-3.jpg", "truncated.jpg",
+    ]  # fmt: skip
+    assert list(frame.status) == ["error", "ok", "ok", "ok", "ok", "error"]
+    assert list(frame.error_type[["empty.jpg", "truncated.jpg"]]) == ["empty", "truncated"]
+    assert set(frame.attempts) == {1}
+    assert set(frame.weights) == {"random:0"}
+    good = frame[frame.status == "ok"]
+    for name, row in good.iterrows():
+        before = Image.open(photos / "inputs" / name)
+        after = Image.open(BytesIO(row.image))
+        assert after.size == before.size == (row.width, row.height)
+        assert after.mode == "RGB"
+        luma = np.asarray(after.convert("L"), float) - np.asarray(before, float)
+        assert np.abs(luma).mean() < 2
+    rows = duckdb.sql(
+        f"select status, count(*), sum(octet_length(image)) from '{out}/shards/*.parquet' group by status order by 1"
+    ).fetchall()
+    assert rows == [("error", 2, None), ("ok", 4, int(good.image.map(len).sum()))]
+
+    before = stamps(out)
+    (out / "shards" / "shard-000001.parquet").unlink()
+    assert run_colorize(configure(max_error_rate=0.5)) == 0
+    after = stamps(out)
+    assert {name for name in before if before[name] != after[name]} == {"shard-000001.parquet"}
+    again = pd.read_parquet(str(out / "shards")).set_index("id")
+    assert (again.image.dropna() == frame.image.dropna()).all()
+    said.clear()
+    assert run_colorize(configure(max_error_rate=0.5), said.append) == 0
+    assert "Nothing was left to do." in said
+    assert stamps(out) == after
+
+
+def test_a_killed_reconstruction_actor_costs_nothing(configure, tmp_path):
+    """kill -9 in the middle: Ray starts the actor again and its shards are done once more."""
+    killed = []
+
+    def kill():
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline and not killed:
+            if list((tmp_path / "out").glob("shards/*.parquet")):
+                time.sleep(0.3)  # the first shard holds only the empty file; now the actor is busy with the second
+                for process in Path("/proc").iterdir():
+                    try:
+                        title = (process / "cmdline").read_bytes()
+                    except OSError:
+                        continue
+                    if b"ReconstructionActor" in title and b"ray::" in title:
+                        os.kill(int(process.name), signal.SIGKILL)
+                        killed.append(int(process.name))
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    code = run_colorize(configure(shard_size=1, batch_size=1, iterations=60, max_error_rate=0.5))
+    killer.join()
+    assert killed
+    assert code == 0
+    assert verify_output(str(tmp_path / "out")).complete
+    frame = pd.read_parquet(str(tmp_path / "out" / "shards"))
+    assert len(frame) == 6
+    assert frame.attempts.max() >= 2
+    assert len(set(frame.worker)) >= 2
+
+
+@pytest.mark.chaos
+def test_an_image_that_kills_its_process_becomes_an_error_row(configure, photos, tmp_path):
+    uris = [str(photos / "inputs" / f"photo-{index}.jpg") for index in range(3)]
+    pq.write_table(pa.table({"uri": [uris[0], "crash://boom.jpg", *uris[1:]]}), tmp_path / "table.parquet")
+    config = configure(input=str(tmp_path / "table.parquet"), max_error_rate=0.25)
+    assert run_colorize(config) == 0
+    frame = pd.read_parquet(str(tmp_path / "out" / "shards")).set_index("uri")
+    assert frame.status.to_dict() == {uris[0]: "ok", "crash://boom.jpg": "error", uris[1]: "ok", uris[2]: "ok"}
+    crash = frame.loc["crash://boom.jpg"]
+    assert crash.error_type == "crash"
+    assert crash.attempts > frame.attempts[uris[2]]
+
+
+def test_from_object_store_to_object_store(configure, photos, bucket):
+    import fsspec
+
+    store = fsspec.filesystem("s3")
+    store.put(str(photos / "inputs"), f"{bucket}/photos", recursive=True)
+    store.put(str(photos / "references"), f"{bucket}/references", recursive=True)
+    config = configure(
+        input=f"{bucket}/photos/photo-[01].jpg", reference=f"{bucket}/references", output=f"{bucket}/results/first"
+    )
+    assert run_colorize(config) == 0
+    assert run_colorize(config) == 0
+    names = sorted(name.removeprefix(f"{bucket[5:]}/results/first/") for name in store.find(f"{bucket}/results"))
+    assert names == ["plan.parquet", "run.json", "shards/shard-000000.parquet"]
+    frame = pd.read_parquet(f"{bucket}/results/first/shards/shard-000000.parquet")
+    assert list(frame.id) == ["photo-0.jpg", "photo-1.jpg"]
+    assert list(frame.uri) == [f"{bucket}/photos/photo-{index}.jpg" for index in range(2)]
+
+
+GPU_SCRIPT = """
+import json, sys
+import ray
+from dmt_ray.cli import parse_colorize
+from dmt_ray.pipeline.plan import prepare_run, write_run
+from dmt_ray.pipeline.stream import share_exemplars, stream_shards
+
+ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+run = prepare_run(parse_colorize(sys.argv[1:]))
+shared, pools, _ = share_exemplars(run)
+write_run(run)
+print(json.dumps([[pools.reconstruction.actors, pools.traversal.actors],
+                  list(stream_shards(run.todo, shared, pools))]))
+"""
+
+
+def test_every_model_sits_on_the_gpu_that_ray_gave_its_actor(photos, tmp_path):
+    """Ray believes in two GPUs: each actor sees exactly its own, also where CUDA itself is missing."""
+    options = ["--input", photos / "inputs", "--reference", photos / "references", "--output", tmp_path / "out"]
+    options += ["--size", 64, "--weights", "random:0", "--iterations", 2, "--neighbors", 8, "--shard-size", 1]
+    done = subprocess.run(
+        [sys.executable, "-c", GPU_SCRIPT, *map(str, options)], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    actors, summaries = json.loads(done.stdout.splitlines()[-1])
+    assert actors == [2, 1]
+    assert len(summaries) == 6
+    import torch
+
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    gpu_of = {}
+    for summary in summaries:
+        assert summary["gpus"] in ("0", "1")
+        assert summary["visible_gpus"] == summary["gpus"]
+        assert summary["device"] == device
+        assert gpu_of.setdefault(summary["worker"], summary["gpus"]) == summary["gpus"]
+        assert summary["worker"].endswith(f" gpu {summary['gpus']}")
+    assert len(set(gpu_of.values())) == len(gpu_of)

@@ -1,0 +1,109 @@
+"""``ray job submit`` against a cluster of its own: rows, exit code, logs, and what is uploaded."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+RAY = Path(sys.executable).parent / "ray"
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def cluster():
+    """Start a head on loopback with its own ports and folder, give (dashboard address, folder), and end only it."""
+    folder = Path(tempfile.mkdtemp(prefix="dmt", dir="/tmp"))  # sockets live in it: the path must be short
+    dashboard = free_port()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    env |= {"RAY_AUTH_MODE": "disabled", "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"}
+    options = {
+        "node-ip-address": "127.0.0.1",
+        "port": free_port(),
+        "dashboard-host": "127.0.0.1",
+        "dashboard-port": dashboard,
+        "dashboard-agent-listen-port": free_port(),
+        "ray-client-server-port": free_port(),
+        "temp-dir": folder,
+        "num-cpus": 2,
+    }
+    log = (folder / "start.log").open("w")
+    head = subprocess.Popen(
+        [RAY, "start", "--head", "--block", "--disable-usage-stats", *(f"--{k}={v}" for k, v in options.items())],
+        env=env,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        wait_for(dashboard, head, folder)
+        yield f"http://127.0.0.1:{dashboard}", folder, env
+    finally:
+        head.terminate()
+        try:
+            head.wait(20)
+        except subprocess.TimeoutExpired:
+            head.kill()
+        end_processes_of(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for(port, head, folder):
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        assert head.poll() is None, (folder / "start.log").read_text()
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise AssertionError((folder / "start.log").read_text())
+
+
+def end_processes_of(folder):
+    """Kill what is left of the cluster in ``folder``: only processes whose command line names it."""
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and str(folder).encode() in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:
+            continue
+
+
+def test_a_submitted_job_does_the_same_and_tells_its_exit_code(cluster, photos, tmp_path):
+    address, folder, env = cluster
+    options = ["--input", photos / "inputs", "--reference", photos / "references", "--output", tmp_path / "out"]
+    options += ["--size", 64, "--weights", "random:0", "--iterations", 2, "--neighbors", 8, "--shard-size", 3]
+
+    def submit(name, *more):
+        command = [RAY, "job", "submit", "--address", address, "--working-dir", ROOT, "--submission-id", name]
+        command += ["--", "python", "jobs/colorize_dataset.py", *options, *more]
+        return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=240, env=env, cwd=ROOT)
+
+    good = submit("good", "--max-error-rate", 0.5)
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert "6 planned, 6 rows: 4 ok, 2 errors." in good.stdout
+    frame = pd.read_parquet(str(tmp_path / "out" / "shards"))
+    assert sorted(frame.status) == ["error"] * 2 + ["ok"] * 4
+
+    many = submit("many", "--max-error-rate", 0)
+    assert many.returncode == 1  # ray job submit knows only 0 and 1; the log and the job's record say which
+    assert "more than --max-error-rate 0.0%" in many.stdout
+    assert "exit code 4" in many.stdout
+
+    (uploaded,) = (path for path in folder.glob("session_2*/runtime_resources/working_dir_files/*") if path.is_dir())
+    assert (uploaded / "jobs" / "colorize_dataset.py").exists()
+    assert not (uploaded / ".venv").exists()
+    assert not (uploaded / ".git").exists()
