@@ -1,7 +1,7 @@
 """Cut the photos that scikit-image and scikit-learn ship into a small dataset: colour references and grey inputs.
 
-Each photo is split in two, mostly down the middle, so that both sides show the same materials: windows slid over one
-side become references, fixed crops of the other side become inputs. At least ``GAP`` pixels lie between the two, so
+Each photo is split, mostly down the middle, so that both parts show the same materials: windows slid over one part
+become references, fixed crops of the other become inputs. At least ``GAP`` pixels lie between the two, so
 no pixel is in both. Nothing is downloaded and nothing is drawn at random: two runs write the same files.
 
     python demo/build_dataset.py --output demo/data
@@ -96,17 +96,17 @@ PHOTOS = (
         "astronaut",
         "skimage",
         "data/astronaut.png",
-        regions=(Box(0, 0, 218, 512),),
+        regions=(Box(0, 0, 218, 512), Box(460, 0, 52, 110), Box(460, 110, 52, 110)),
         window=(218, 218),
-        inputs=(Box(228, 0, 284, 220), Box(228, 228, 284, 284)),
+        inputs=(Box(228, 0, 224, 220), Box(228, 228, 284, 284)),
     ),
     Photo(
         "cat",
         "skimage",
         "data/chelsea.png",
-        regions=(Box(0, 0, 246, 300),),
+        regions=(Box(0, 0, 246, 300), Box(255, 0, 196, 56), Box(255, 244, 196, 56)),
         window=(190, 200),
-        inputs=(Box(255, 0, 196, 300),),
+        inputs=(Box(255, 64, 196, 172),),
     ),
     Photo(
         "coffee",
