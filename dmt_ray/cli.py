@@ -114,7 +114,7 @@ def _weights(command: WeightsCommand) -> int:
     weights = resolve_weights(command.backbone, command.weights)
     print(f"{weights.backbone}: sha256 {weights.sha256}, from {weights.origin}")
     for entry in cached_weights():
-        print(f"cached: {entry}")
+        print(f"cached: {entry.backbone} {entry.sha256[:12]} {entry.path} ({entry.size / 1e6:.0f} MB)")
     return 0
 
 

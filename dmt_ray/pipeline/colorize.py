@@ -13,6 +13,7 @@ from dmt_ray.errors import DmtError
 from dmt_ray.pipeline.plan import PreparedRun, prepare_run, write_run
 from dmt_ray.pipeline.progress import Progress
 from dmt_ray.pipeline.verify import VerifyReport, verify_output
+from dmt_ray.storage.files import masked
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def _intentions(run: PreparedRun) -> list[str]:
     lines = [
         f"{planned} images in {len(run.shards)} shards, {todo} of them in {len(run.todo)} shards to do; "
         f"{len(run.references)} references; weights {run.weights_label} from {run.weights.origin}.",
-        f"Output: {config.output.output}",
+        f"Output: {masked(config.output.output)}",
     ]
     if not run.fresh:
         lines.append("The plan is frozen: files added to the input since then are not part of it.")
@@ -135,7 +136,7 @@ def _intentions(run: PreparedRun) -> list[str]:
 
 
 def _summary(run: PreparedRun, report: VerifyReport, totals: dict[str, float]) -> list[str]:
-    lines = [f"Output: {run.config.output.output}", *report.sentences()]
+    lines = [f"Output: {masked(run.config.output.output)}", *report.sentences()]
     rows = round(totals["rows"])
     if rows:
         stages = ", ".join(f"{stage} {totals[f'seconds_{stage}'] / rows:.3f}" for stage in _STAGES)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.exceptions import RayError, RayTaskError
 
 from dmt_ray.pipeline.actors import IsolationActor, Shared, from_ipc, summarise
 from dmt_ray.pipeline.commit import commit_shard
@@ -97,21 +97,20 @@ def _one_by_one(shard: Shard, shared: Shared, pool: _Pool) -> list[pa.Table]:
         try:
             rows[job.index] = from_ipc(ray.get(ready))
             pool.give(actor)
-        except (RayActorError, ActorDiedError, ActorUnavailableError) as error:
+        except RayTaskError:
+            raise  # a defect of this program, and no crash
+        except RayError as error:  # the process died: a signal, no memory, a lost node
             ray.kill(actor)
             if job.tries < IMAGE_TRIES:
                 waiting.appendleft(job)
                 continue
-            logger.error("Image %s crashes its process: %s", job.item.id, _first_line(error))
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            logger.error("Image %s crashes its process: %s", job.item.id, reason)
             rows[job.index] = crash_row(
                 job.item,
                 shared.config,
-                error=f"The process died each of the {job.tries} times that it ran this image alone.",
+                error=f"The process died each of the {job.tries} times that it ran this image alone: {reason}",
                 attempts=before + job.tries,
                 weights_label=shared.weights_label,
             )
     return [row for row in rows if row is not None]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

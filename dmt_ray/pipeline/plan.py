@@ -184,8 +184,7 @@ def deciding_settings(config: ColorizeConfig, weights: Weights, references: Sequ
     del flat["weights"]  # wherever they came from, their checksum decides
     flat["weights sha256"] = weights.sha256
     flat["references"] = _listing_checksum(references)
-    plain: dict[str, Any] = json.loads(json.dumps(flat))
-    return plain
+    return _plain(flat)
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -201,7 +200,7 @@ def run_record(run: PreparedRun) -> dict[str, Any]:
         "program": PROGRAM,
         "fingerprint": fingerprint(settings),
         "settings": settings,
-        "config": asdict(run.config),
+        "config": _plain(asdict(run.config)),
         "versions": versions | {"python": platform.python_version()},
         "weights": {
             "backbone": run.weights.backbone,
@@ -211,6 +210,15 @@ def run_record(run: PreparedRun) -> dict[str, Any]:
         "references": {"count": len(run.references), "sha256": _listing_checksum(run.references)},
         "planned": {"images": sum(len(shard.items) for shard in run.shards), "shards": len(run.shards)},
     }
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as JSON gives them back, with the signatures of URIs starred out."""
+    plain: dict[str, Any] = json.loads(
+        json.dumps(settings),
+        object_hook=lambda d: {k: files.masked(v) if isinstance(v, str) else v for k, v in d.items()},
+    )
+    return plain
 
 
 def _refuse_passwords(config: ColorizeConfig) -> None:
@@ -223,7 +231,8 @@ def _refuse_passwords(config: ColorizeConfig) -> None:
     }
     for option, uri in places.items():
         try:
-            secret = urlsplit(uri).password
+            parts = urlsplit(uri)
+            secret = parts.password or (parts.scheme.startswith("http") and parts.username)
         except ValueError:
             continue
         if secret:

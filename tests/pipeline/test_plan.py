@@ -1,6 +1,7 @@
 """What is decided before any actor starts. No Ray here."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from dmt_ray.errors import SettingsError
 from dmt_ray.pipeline.colorize import run_colorize
 from dmt_ray.pipeline.commit import commit_shard, committed_shards, rows_table
-from dmt_ray.pipeline.plan import load_plan, prepare_run, write_run
+from dmt_ray.pipeline.plan import load_plan, prepare_run, run_record, write_run
 from dmt_ray.pipeline.verify import verify_output
 
 
@@ -42,10 +43,28 @@ def test_run_json_tells_what_made_the_output(written, tmp_path):
     assert len(record["fingerprint"]) == 64
 
 
-def test_resume_does_only_what_is_missing_even_when_the_input_has_changed(written, configure, tmp_path):
+def test_resume_does_only_what_is_missing(written, configure):
     run = prepare_run(configure())
     assert not run.fresh
     assert [shard.number for shard in run.todo] == [2]
+
+
+def test_a_frozen_plan_does_not_follow_its_input(configure, photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos / "inputs", folder)
+    write_run(prepare_run(configure(input=str(folder))))
+    shutil.copy(folder / "photo-0.jpg", folder / "a-new-one.jpg")
+    run = prepare_run(configure(input=str(folder)))
+    assert "a-new-one.jpg" not in [item.id for shard in run.shards for item in shard.items]
+    shutil.rmtree(folder)
+    assert len(prepare_run(configure(input=str(folder))).todo) == 3
+
+
+def test_signatures_of_uris_stay_out_of_run_json(written):
+    inputs = replace(written.config.inputs, input="https://example.org/a.jpg?X-Amz-Signature=abc")
+    text = json.dumps(run_record(replace(written, config=replace(written.config, inputs=inputs))))
+    assert "example.org" in text
+    assert "Signature" not in text
 
 
 def test_settings_that_change_no_result_may_change(written, configure):
