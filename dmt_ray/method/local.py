@@ -8,6 +8,7 @@ The images need no alignment, which global traversal does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from dmt_ray.method.manifold import as_tensor, standardisation
 from dmt_ray.method.vgg import tap_stride
 
-#: Cells are matched on the grid of this stride, or of the nearest one among the taps.
+#: Cells are matched on the grid of this stride, or of the nearest one (as a power of two) among the taps.
 MATCH_STRIDE = 8
 #: Exemplar cells compared at a time.
 _SEARCH_BLOCK = 32768
@@ -30,7 +31,7 @@ _GATHER_BLOCK = 256
 
 def match_stride(taps: Sequence[str]) -> int:
     """Return the stride of the match grid: 8, or the stride among the taps that is nearest to it."""
-    return min((tap_stride(tap) for tap in taps), key=lambda stride: (abs(stride - MATCH_STRIDE), stride))
+    return min(map(tap_stride, taps), key=lambda stride: (abs(math.log2(stride / MATCH_STRIDE)), stride))
 
 
 class LocalExemplars:

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+
+from dmt_ray.method import local as module
+from dmt_ray.method.local import LocalExemplars, match_stride
+
+CPU = torch.device("cpu")
+TAPS = ("conv3_1", "conv4_1", "conv5_1")
+
+
+def bank(seed: int, count: int, size: int = 64) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """Random maps before and after, and random chroma."""
+    rng = np.random.default_rng(seed)
+    shapes = [(6, size // 4), (10, size // 8), (12, size // 16)]
+    source = [np.abs(rng.standard_normal((count, c, n, n))).astype(np.float32) for c, n in shapes]
+    target = [maps + rng.standard_normal(maps.shape).astype(np.float32) for maps in source]
+    return source, target, rng.uniform(-100, 100, (count, 2, size, size)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("taps", "stride"), [(TAPS, 8), (("conv3_1",), 4), (("conv5_1",), 16), (("conv1_1", "conv5_1"), 16)]
+)
+def test_cells_are_matched_on_the_grid_nearest_to_stride_8(taps: tuple[str, ...], stride: int) -> None:
+    assert match_stride(taps) == stride
+
+
+def test_an_exemplar_finds_itself_and_goes_the_way_it_went() -> None:
+    source, target, chroma = bank(0, 5)
+    exemplars = LocalExemplars(LocalExemplars.build(source, target, chroma, TAPS, 64), TAPS, 64, CPU)
+    images = [torch.tensor(maps[1:4]) for maps in source]
+    index, weights = exemplars.search(images, neighbors=1, softmax_width=0.05)
+    assert torch.equal(index[..., 0], torch.arange(64, 4 * 64).view(3, 64))
+    assert torch.equal(weights, torch.ones(3, 64, 1))
+    for change, before, after in zip(exemplars.displacement(index, weights, images), source, target, strict=True):
+        torch.testing.assert_close(change, torch.tensor((after - before)[1:4]), rtol=2e-3, atol=2e-3)
+    start = exemplars.start_chroma(index, weights, 64)
+    cells = torch.nn.functional.adaptive_avg_pool2d(torch.tensor(chroma[1:4]), 8)
+    smooth = torch.nn.functional.interpolate(cells, size=(64, 64), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(start, smooth, rtol=1e-2, atol=0.1)
+
+
+def test_search_in_blocks_equals_search_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target, chroma = bank(1, 6)
+    exemplars = LocalExemplars(LocalExemplars.build(source, target, chroma, TAPS, 64), TAPS, 64, CPU)
+    images = [torch.tensor(maps) for maps in bank(2, 3)[0]]
+    index, weights = exemplars.search(images, 20, 0.1)
+    monkeypatch.setattr(module, "_SEARCH_BLOCK", 50)
+    monkeypatch.setattr(module, "_QUERY_BLOCK", 33)
+    monkeypatch.setattr(module, "_GATHER_BLOCK", 7)
+    block_index, block_weights = exemplars.search(images, 20, 0.1)
+    torch.testing.assert_close(block_weights, weights)
+    assert float((block_index == index).float().mean()) > 0.999
+    torch.testing.assert_close(weights.sum(2), torch.ones(3, 64))
+    assert (weights.diff(dim=2) <= 1e-7).all()
+    for a, b in zip(
+        exemplars.displacement(block_index, block_weights, images),
+        exemplars.displacement(index, weights, images),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_more_neighbors_than_cells_takes_them_all() -> None:
+    source, target, chroma = bank(3, 1)
+    exemplars = LocalExemplars(LocalExemplars.build(source, target, chroma, TAPS, 64), TAPS, 64, CPU)
+    index, _ = exemplars.search([torch.tensor(maps) for maps in source], 1000, 0.1)
+    assert index.shape == (1, 64, 64)
+    assert torch.equal(index[0].sort(1).values, torch.arange(64).expand(64, 64))

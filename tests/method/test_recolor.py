@@ -1,0 +1,109 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from dmt_ray.config import ColorizeConfig, InputConfig, InversionConfig, ModelConfig, OutputConfig, TraversalConfig
+from dmt_ray.method import color
+from dmt_ray.method.recolor import (
+    Displacement,
+    Recolorer,
+    assemble,
+    build_exemplars,
+    working_luma,
+    working_rgb,
+)
+from dmt_ray.method.vgg import VGG
+
+
+def configure(traversal: str) -> ColorizeConfig:
+    return ColorizeConfig(
+        InputConfig("in", "references"),
+        OutputConfig("out"),
+        ModelConfig(size=64, weights="random:0", precision="fp32"),
+        TraversalConfig(traversal=traversal, neighbors=16),  # type: ignore[arg-type]
+        InversionConfig(iterations=8, tv_weight=5),
+    )
+
+
+@pytest.fixture(scope="module", params=["local", "global"])
+def setting(
+    request: pytest.FixtureRequest, network: VGG, pictures: np.ndarray
+) -> tuple[ColorizeConfig, dict[str, np.ndarray]]:
+    config = configure(request.param)
+    exemplars = build_exemplars(network, pictures[2:], config)
+    for array in exemplars.values():
+        assert array.flags.c_contiguous
+        array.flags.writeable = False  # as the object store hands them out
+    return config, exemplars
+
+
+def lumas(pictures: np.ndarray) -> np.ndarray:
+    return np.stack([working_luma(rgb, 64) for rgb in pictures])
+
+
+def test_colours_come_back_for_held_out_pictures(
+    setting: tuple[ColorizeConfig, dict[str, np.ndarray]], network: VGG, pictures: np.ndarray
+) -> None:
+    config, exemplars = setting
+    recolorer = Recolorer(network, exemplars, config)
+    luma = lumas(pictures[:2])
+    displacements = recolorer.traverse(luma)
+    found = recolorer.reconstruct(luma, displacements)
+    truth = color.chroma(torch.tensor(pictures[:2]).permute(0, 3, 1, 2).float()).numpy()
+    for displacement, result, expected in zip(displacements, found, truth, strict=True):
+        assert result.chroma.shape == (2, 64, 64)
+        assert np.square(result.chroma - expected).mean() < 0.5 * np.square(expected).mean()
+        assert result.feature_loss_after < result.feature_loss_before
+        assert 0 < result.iterations <= 8
+        assert 0 < result.ssim_to_input <= 1
+        assert displacement.displacement_norm > 0
+        assert (displacement.budget_weight is None) == (config.traversal.traversal == "local")
+
+
+def test_result_does_not_depend_on_the_batch_nor_on_the_trip_as_bytes(
+    setting: tuple[ColorizeConfig, dict[str, np.ndarray]], network: VGG, pictures: np.ndarray
+) -> None:
+    config, exemplars = setting
+    recolorer = Recolorer(network, exemplars, config)
+    luma = lumas(pictures[:3])
+    together = recolorer.reconstruct(luma, recolorer.traverse(luma))
+    again = recolorer.reconstruct(luma, recolorer.traverse(luma))
+    for b in range(3):
+        np.testing.assert_array_equal(together[b].chroma, again[b].chroma)
+        part = luma[b : b + 1]
+        (sent,) = recolorer.traverse(part)
+        received = Displacement.from_bytes(sent.to_bytes())
+        for field in dataclasses.fields(Displacement):
+            if field.name != "arrays":
+                assert getattr(received, field.name) == getattr(sent, field.name)
+        for name, array in sent.arrays.items():
+            np.testing.assert_array_equal(received.arrays[name], array)
+            assert received.arrays[name].dtype == array.dtype
+        (alone,) = recolorer.reconstruct(part, [received])
+        error = np.square(alone.chroma - together[b].chroma).mean()
+        assert 10 * np.log10(255**2 / max(error, 1e-12)) > 45
+
+
+def test_native_resolution_keeps_every_pixels_luma() -> None:
+    rng = np.random.default_rng(0)
+    photo = rng.integers(60, 190, (1000, 1400, 3), dtype=np.uint8)
+    chroma = rng.uniform(-15, 15, (2, 64, 64)).astype(np.float32)
+    coloured = assemble(photo, chroma, "native")
+    assert coloured.shape == (1000, 1400, 3)
+    assert coloured.dtype == np.uint8
+    before, after = (color.luma(torch.tensor(p).permute(2, 0, 1).float()) for p in (photo, coloured))
+    assert float((before - after).abs().max()) <= 0.6  # rounding to 8 bits
+    assert assemble(photo, chroma, "working").shape == (64, 64, 3)
+    back = color.chroma(torch.tensor(working_rgb(coloured, 64)).permute(2, 0, 1).float()).numpy()
+    assert np.corrcoef(back.ravel(), chroma.ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 2)])
+def test_tiny_and_thin_pictures_keep_their_size(shape: tuple[int, int]) -> None:
+    photo = np.full((*shape, 3), 120, np.uint8)
+    assert working_luma(photo, 64) == pytest.approx(np.full((64, 64), 120), abs=0.01)
+    result = assemble(photo, np.full((2, 64, 64), 10, np.float32), "native")
+    assert result.shape == (*shape, 3)
+    assert (result.reshape(-1, 3) == result.reshape(-1, 3)[0]).all()
