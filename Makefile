@@ -36,7 +36,7 @@ type: $(VENV)/.dev-installed ## Check types with mypy
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/.dev-installed ## Run every benchmark on the photos in DATA
-	@for script in benchmarks/*.py; do \
+	@for script in $(sort $(wildcard benchmarks/*.py)); do \
 		echo "== $$script"; $(RUN) $$script --data $(DATA) || exit 1; \
 	done
 
