@@ -89,7 +89,7 @@ def list_files(uri: str, suffixes: Collection[str] | None = None) -> list[str]:
         StorageError: the place exists but cannot be listed.
         SettingsError: the URI's scheme is unknown or its driver is not installed.
     """
-    named, found = _find_local(_local_path(uri)) if is_local(uri) else _find_remote(uri)
+    named, found = _guard(uri, lambda: _find_local(_local_path(uri))) if is_local(uri) else _find_remote(uri)
     if named is not None:
         return [named]
     if suffixes is not None:
@@ -105,13 +105,14 @@ def listing_root(uri: str) -> str:
     """
     if is_local(uri):
         path = _local_path(uri)
-        if path.is_dir():
+        if _guard(uri, path.is_dir):
             return str(path)
         return str(path.parent) if path.exists() else str(_split_glob(path)[0])
     fs, path_in_store, prefix = _remote(uri)
-    if _guard(uri, lambda: fs.isdir(path_in_store)):
+    kind = _guard(uri, lambda: _kind(fs, path_in_store))
+    if kind == "directory":
         return prefix + path_in_store
-    if not _MAGIC.search(path_in_store) or _guard(uri, lambda: fs.isfile(path_in_store)):
+    if kind is not None or not _MAGIC.search(path_in_store):
         return prefix + path_in_store.rpartition("/")[0]
     return prefix + _MAGIC.split(path_in_store, maxsplit=1)[0].rpartition("/")[0]
 
@@ -181,14 +182,13 @@ def list_names(folder_uri: str) -> set[str]:
     else:
         fs, path, _ = _remote(folder_uri)
         try:
-            entries = _guard(folder_uri, lambda: fs.ls(path, detail=False), attempts=_ATTEMPTS)
+            entries = _guard(folder_uri, lambda: fs.ls(path, detail=False))
         except StorageError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return set()
             raise
-        if [entry.rstrip("/") for entry in entries] == [path.rstrip("/")] and _guard(
-            folder_uri, lambda: fs.isfile(path)
-        ):
+        same = [entry.rstrip("/") for entry in entries] == [path.rstrip("/")]
+        if same and _guard(folder_uri, lambda: _kind(fs, path)) == "file":
             raise StorageError(folder_uri, "is a file, not a folder")
         names = [entry.rstrip("/").rpartition("/")[2] for entry in entries if entry.rstrip("/") != path.rstrip("/")]
     return {name for name in names if name and not name.startswith(".")}
@@ -201,9 +201,9 @@ def exists(uri: str) -> bool:
         StorageError: the store does not say.
     """
     if is_local(uri):
-        return _local_path(uri).exists()
+        return _guard(uri, _local_path(uri).exists)
     fs, path, _ = _remote(uri)
-    return bool(_guard(uri, lambda: fs.exists(path), attempts=_ATTEMPTS))
+    return _guard(uri, lambda: _kind(fs, path)) is not None
 
 
 def join(uri: str, *parts: str) -> str:
@@ -256,7 +256,8 @@ def check_writable(folder_uri: str) -> None:
     missing: list[Path] = []
     if is_local(folder_uri):
         folder = _local_path(folder_uri)
-        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        with contextlib.suppress(OSError):  # a folder that may not be looked at fails the write below
+            missing = [path for path in (folder, *folder.parents) if not path.exists()]
     probe = join(folder_uri, f".dmt-ray-probe-{secrets.token_hex(8)}")
     try:
         write_atomic(probe, b"probe")
@@ -347,11 +348,12 @@ def _split_glob(path: Path) -> tuple[Path, str]:
 def _find_remote(uri: str) -> tuple[str | None, set[str]]:
     fs, path, prefix = _remote(uri)
 
-    def find() -> tuple[str | None, set[str]]:
-        if fs.isfile(path):
-            return path, set()
-        if fs.isdir(path):
-            return None, set(fs.find(path))
+    def find() -> tuple[str | None, set[str] | None]:
+        kind = _kind(fs, path)
+        if kind == "file":
+            return path, None
+        if kind is not None:
+            return path, set(fs.find(path))
         if not _MAGIC.search(path):
             return None, set()
         found: set[str] = set()
@@ -363,19 +365,31 @@ def _find_remote(uri: str) -> tuple[str | None, set[str]]:
         return None, found
 
     try:
-        named, found = _guard(uri, find, attempts=_ATTEMPTS)
+        literal, found = _guard(uri, find)
     except StorageError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None, set()
         raise
-    start = _MAGIC.search(path)
-    root = path[: start.start()].rpartition("/")[0] if start and not fs.isdir(path) else path
+    if found is None:
+        return prefix + path, set()
+    root = literal or _MAGIC.split(path, maxsplit=1)[0].rpartition("/")[0]
     # A pattern that names a dot itself wants hidden names; everything else skips them.
     skip_hidden = "/." not in path[len(root) :]
     kept = {
         prefix + file for file in found if not file.endswith("/") and not (skip_hidden and "/." in file[len(root) :])
     }
-    return (None if named is None else prefix + named), kept
+    return None, kept
+
+
+def _kind(fs: Any, path: str) -> str | None:
+    """Return ``file``, ``directory`` or None for what is missing.
+
+    Unlike fsspec's own ``exists``, ``isfile`` and ``isdir``, a store that cannot be asked is an error, not a "no".
+    """
+    try:
+        return str(fs.info(path)["type"])
+    except FileNotFoundError:
+        return None
 
 
 def _write_local(path: Path, data: bytes) -> None:

@@ -281,3 +281,20 @@ def test_open_file_reads_parts(folder):
         assert file.read(3) == b"cde"
     with pytest.raises(StorageError, match="does not exist"), files.open_file(join(folder, "gone")):
         pass
+
+
+def test_a_store_that_cannot_be_asked_is_an_error_and_not_a_no(tmp_path):
+    code = """
+from dmt_ray.storage import files
+for ask in (files.exists, files.list_names, files.list_files, files.read_bytes):
+    try:
+        print(ask("s3://bucket/x"))
+    except files.StorageError as error:
+        print(error)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
+    child = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert child.stdout.splitlines() == ["s3://bucket/x: Unable to locate credentials."] * 4
