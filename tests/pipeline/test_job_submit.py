@@ -52,12 +52,9 @@ def cluster():
         wait_for(dashboard, head, folder)
         yield f"http://127.0.0.1:{dashboard}", folder, env
     finally:
-        head.terminate()
-        try:
-            head.wait(20)
-        except subprocess.TimeoutExpired:
-            head.kill()
         end_processes_of(folder)
+        head.wait(20)
+        log.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -103,7 +100,9 @@ def test_a_submitted_job_does_the_same_and_tells_its_exit_code(cluster, photos, 
     assert "more than --max-error-rate 0.0%" in many.stdout
     assert "exit code 4" in many.stdout
 
-    (uploaded,) = (path for path in folder.glob("session_2*/runtime_resources/working_dir_files/*") if path.is_dir())
-    assert (uploaded / "jobs" / "colorize_dataset.py").exists()
-    assert not (uploaded / ".venv").exists()
-    assert not (uploaded / ".git").exists()
+    uploads = [path for path in folder.glob("session_2*/runtime_resources/working_dir_files/*") if path.is_dir()]
+    assert uploads
+    for uploaded in uploads:
+        assert (uploaded / "jobs" / "colorize_dataset.py").exists()
+        assert not (uploaded / ".venv").exists()
+        assert not (uploaded / ".git").exists()
