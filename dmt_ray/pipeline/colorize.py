@@ -91,6 +91,8 @@ def _run_shards(run: PreparedRun, totals: dict[str, float]) -> list[str]:
     config = run.config
     shared, pools, skipped = share_exemplars(run)
     logger.info("Actors: traversal %s, reconstruction %s.", pools.traversal, pools.reconstruction)
+    if len(run.todo) < pools.reconstruction.actors:
+        logger.info("Fewer shards than actors: a smaller --shard-size would use more of this cluster.")
     for line in skipped:
         logger.warning("A reference was left out: %s", line)
     write_run(run)

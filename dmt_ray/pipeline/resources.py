@@ -39,12 +39,13 @@ class PoolPlan:
     reconstruction: ActorPlan
 
 
-def plan_pools(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) -> PoolPlan:
+def plan_pools(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig, shards: int | None = None) -> PoolPlan:
     """Size both pools for a cluster.
 
     Parameters:
         nodes: Ray resources of each living node, such as ``{"CPU": 16.0, "GPU": 1.0}``.
         compute: options; what is None is decided here.
+        shards: how many there are to do; few of them get more threads each.
 
     On GPUs an actor asks for no CPU at all, because a pool that holds every CPU starves Ray's own tasks. On CPUs an
     actor asks for half the cores that its torch threads use, for the same reason. Reconstruction is about ten times
@@ -55,7 +56,7 @@ def plan_pools(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) -> 
     """
     if sum(node.get("GPU", 0) for node in nodes) > 0:
         return _plan_gpus(nodes, compute)
-    return _plan_cpus(nodes, compute)
+    return _plan_cpus(nodes, compute, shards)
 
 
 def _plan_gpus(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) -> PoolPlan:
@@ -87,13 +88,14 @@ def _plan_gpus(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) -> 
     )
 
 
-def _plan_cpus(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) -> PoolPlan:
+def _plan_cpus(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig, shards: int | None) -> PoolPlan:
     cores = [math.floor(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
     total = sum(cores)
     if total < 1:
         raise SettingsError("The Ray cluster has no CPUs and no GPUs to run on.")
     asked = compute.reconstruction_actors
-    threads = compute.threads_per_actor or min(max(cores), DEFAULT_THREADS)
+    per_shard = min(MAX_THREADS, total // shards) if shards else 0
+    threads = compute.threads_per_actor or min(max(cores), max(DEFAULT_THREADS, per_shard))
     if asked is not None and compute.threads_per_actor is None:
         threads = max(1, min(MAX_THREADS, max(cores), total // asked))
     reconstruction = asked or max(1, sum(core // threads for core in cores))

@@ -38,7 +38,7 @@ def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, list[str]]:
         SettingsError: no reference can be read, or the options ask for more than the cluster has.
     """
     config = run.config
-    pools = plan_pools([node["Resources"] for node in ray.nodes() if node["Alive"]], config.compute)
+    pools = plan_pools([node["Resources"] for node in ray.nodes() if node["Alive"]], config.compute, len(run.todo))
     arrays = ray.put(run.weights.arrays)
     gpus = pools.reconstruction.num_gpus
     task: Any = ray.remote(num_cpus=0 if gpus else 1, num_gpus=gpus, num_returns=2, max_retries=2)(make_exemplars)

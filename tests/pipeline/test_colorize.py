@@ -105,6 +105,30 @@ def test_a_killed_reconstruction_actor_costs_nothing(configure, tmp_path):
 
 
 @pytest.mark.chaos
+def test_a_killed_driver_leaves_what_the_next_run_needs(photos, tmp_path):
+    """kill -9 of the whole job after its first shard; the same command then does just the rest."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "dmt_ray.cli", "colorize", "--output", out, "--input", photos / "inputs"]
+    command += ["--reference", photos / "references", "--size", 64, "--weights", "random:0", "--iterations", 60]
+    command = [*map(str, command), "--shard-size", "1", "--neighbors", "8", "--max-error-rate", "0.5"]
+    env = {**os.environ, "RAY_ADDRESS": "local"}
+    job = subprocess.Popen(command, env=env)
+    deadline = time.monotonic() + 200
+    while not list(out.glob("shards/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    job.kill()
+    job.wait()
+    before = stamps(out)
+    assert 0 < len(before) < 6
+    assert not verify_output(str(out)).complete
+    again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+    assert again.returncode == 0, again.stderr
+    assert verify_output(str(out)).complete
+    after = stamps(out)
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.chaos
 def test_an_image_that_kills_its_process_becomes_an_error_row(configure, photos, tmp_path):
     uris = [str(photos / "inputs" / f"photo-{index}.jpg") for index in range(3)]
     pq.write_table(pa.table({"uri": [uris[0], "crash://boom.jpg", *uris[1:]]}), tmp_path / "table.parquet")

@@ -46,6 +46,13 @@ def test_a_gpu_slot_never_spans_nodes():
         plan_pools([{"CPU": 4.0, "GPU": 1.0}] * 3, ComputeConfig(gpus_per_actor=2.0))
 
 
+@pytest.mark.parametrize(("shards", "threads"), [(1, 8), (3, 5), (4, 4), (100, 4)])
+def test_few_shards_get_more_threads_each(shards, threads):
+    plan = plan_pools([{"CPU": 16.0}], ComputeConfig(), shards)
+    assert plan.reconstruction.threads == threads
+    assert total(plan, "num_cpus") <= 15
+
+
 def test_options_are_obeyed():
     plan = plan_pools([{"CPU": 16.0}], ComputeConfig(reconstruction_actors=8, traversal_actors=2))
     assert (plan.reconstruction.actors, plan.traversal.actors, plan.reconstruction.threads) == (8, 2, 2)
