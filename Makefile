@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer, make and pip; everything else goes into .venv.
 PYTHON ?= python3
-# Where the benchmarks find photos: see `make help` and benchmarks/.
-DATA ?= demo/data
+# A folder of colour photos for the benchmarks; names like person_0001.jpg are split by person.
+DATA ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -14,7 +14,7 @@ MAKEFLAGS += --no-print-directory
 
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
-	@echo "Variables: PYTHON (now: $(PYTHON)), DATA for bench (now: $(DATA))."
+	@echo "PYTHON=... chooses the interpreter of .venv (now: $(PYTHON))."
 
 demo: $(VENV)/.demo-installed ## Colorize a few real photos on a local Ray and draw a contact sheet
 	$(VENV)/bin/dmt-ray weights
@@ -35,7 +35,8 @@ lint: $(VENV)/.dev-installed ## Check style and formatting with ruff
 type: $(VENV)/.dev-installed ## Check types with mypy
 	$(VENV)/bin/mypy
 
-bench: $(VENV)/.dev-installed ## Run every benchmark on the photos in DATA
+bench: $(VENV)/.dev-installed ## Run every benchmark: make bench DATA=FOLDER_OF_COLOUR_PHOTOS
+	@test -n "$(DATA)" || { echo "Say where the photos are: make bench DATA=FOLDER_OF_COLOUR_PHOTOS"; exit 2; }
 	@for script in $(sort $(wildcard benchmarks/*.py)); do \
 		echo "== $$script"; $(RUN) $$script --data $(DATA) || exit 1; \
 	done
