@@ -3,8 +3,8 @@
     python benchmarks/colorize_quality.py --data DIR
 
 DIR holds colour photos, in subfolders or not. Photos named ``person_number.jpg`` are split by person: nobody is both
-among the references and the inputs. Gains are over the grey input, in dB of PSNR at working size; saturation is the
-mean chroma norm over the truth's.
+among the references and the inputs. Photos without colour are left out. Gains
+are over the grey input, in dB of PSNR at working size; saturation is the mean chroma norm over the truth's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dmt_ray.config import ColorizeConfig, InputConfig, InversionConfig, ModelCo
 from dmt_ray.errors import DmtError
 from dmt_ray.method import color
 from dmt_ray.method.metrics import psnr
-from dmt_ray.method.recolor import Recolorer, build_exemplars, working_rgb
+from dmt_ray.method.recolor import Recolorer, build_exemplars, is_grey, working_rgb
 from dmt_ray.method.vgg import VGG
 from dmt_ray.report.contact_sheet import contact_sheet
 from dmt_ray.storage.files import list_files, read_bytes
@@ -141,8 +141,12 @@ def main() -> int:
     except DmtError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    paths = [path for path in paths if not is_grey(load([path], options.size)[0])]
     if len({person(path) for path in paths}) <= options.inputs:
-        print(f"error: {options.data} has photos of too few persons for {options.inputs} inputs.", file=sys.stderr)
+        print(
+            f"error: {options.data} has colour photos of too few persons for {options.inputs} inputs.",
+            file=sys.stderr,
+        )
         return 2
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = VGG(

@@ -125,9 +125,9 @@ class TraversalConfig:
     """How far to go. global: |displacement| / |mean target - mean source|; local: times each cell's difference."""
     standardise: Standardise = "channel"
     """global: one deviation per channel, or per unit as in the paper."""
-    neighbors: int = 64
+    neighbors: int = 128
     """local: exemplar cells averaged per cell."""
-    softmax_width: float = 0.05
+    softmax_width: float = 0.1
     """local: width of the softmax over cosine similarities."""
 
     def __post_init__(self) -> None:
@@ -143,7 +143,7 @@ class TraversalConfig:
 class InversionConfig:
     """How moved features become pixels again."""
 
-    iterations: int = 40
+    iterations: int = 20
     """L-BFGS iterations per image at most."""
     tv_weight: float = 30.0
     """Weight of total variation on the edit, with pixels in 8-bit units."""

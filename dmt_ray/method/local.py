@@ -25,8 +25,6 @@ MATCH_STRIDE = 8
 _SEARCH_BLOCK = 32768
 #: Image cells compared at a time, which bounds the similarity block to 4096 x 32768 floats.
 _QUERY_BLOCK = 4096
-#: Image cells whose moved features are gathered at a time.
-_GATHER_BLOCK = 256
 
 
 def match_stride(taps: Sequence[str]) -> int:
@@ -153,12 +151,8 @@ class LocalExemplars:
             ratio = grid // height
             image, cell = index // grid**2, index % grid**2
             index = image * height**2 + (cell // grid // ratio) * height + cell % grid // ratio
-        moved = torch.cat(
-            [
-                torch.einsum("ck,ckd->cd", w, bank[i].float())
-                for i, w in zip(index.split(_GATHER_BLOCK), weights.split(_GATHER_BLOCK), strict=True)
-            ]
-        )
+        # A bag sums rows as it reads them: no (cells, neighbors, values) array comes into being.
+        moved = F.embedding_bag(index, bank, mode="sum", per_sample_weights=weights.to(bank.dtype)).float()
         if height < grid:
             planes = moved.T.reshape(channels, grid, grid)
             return F.avg_pool2d(planes[None], grid // height)[0]

@@ -27,6 +27,8 @@ from dmt_ray.method.traversal import traverse_to_strength
 from dmt_ray.method.vgg import VGG
 
 _BATCH = 8
+#: A picture whose mean chroma norm is below this, in 8-bit units, is grey: rounding and JPEG leave no more than that.
+GREY_CHROMA = 2.0
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,11 @@ def _to_pixels(rgb: Tensor) -> np.ndarray:
 def working_rgb(rgb: np.ndarray, size: int) -> np.ndarray:
     """Return a picture (H, W, 3) uint8 resized to (size, size, 3) uint8; the aspect ratio is not kept."""
     return _to_pixels(_resize(_to_tensor(rgb), size, size))
+
+
+def is_grey(rgb: np.ndarray) -> bool:
+    """Tell whether a picture (H, W, 3) uint8 has no colour to learn from."""
+    return float(color.chroma(_to_tensor(rgb)).norm(dim=0).mean()) < GREY_CHROMA
 
 
 def working_luma(rgb: np.ndarray, size: int) -> np.ndarray:

@@ -50,7 +50,7 @@ def run_colorize(config: ColorizeConfig, say: Callable[[str], None] = logger.inf
     if run.todo:
         skipped = _run_on_ray(run, totals)
         if skipped:
-            say(f"{len(skipped)} of {len(run.references)} references could not be read; the first: {skipped[0]}")
+            say(f"{len(skipped)} of {len(run.references)} references were left out; the first: {skipped[0]}")
     else:
         write_run(run)
     report = verify_output(config.output.output)

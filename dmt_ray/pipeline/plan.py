@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dmt_ray.config import ColorizeConfig
-from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.errors import DmtError, ImageError, SettingsError
+from dmt_ray.method.recolor import is_grey
 from dmt_ray.pipeline.commit import committed_shards, shard_uri
 from dmt_ray.storage import files
 from dmt_ray.storage.images import decode_image
@@ -290,17 +291,18 @@ def _list_references(config: ColorizeConfig) -> list[InputItem]:
 
 
 def _check_a_reference(references: Sequence[InputItem], max_pixels: int) -> None:
-    """Decode references until one works: enough to know, before any actor starts, that there are some."""
+    """Decode references until one has colour: enough to know, before any actor starts, that there are some."""
     reader = ItemReader()
     first: DmtError | None = None
     for item in references:
         try:
-            decode_image(reader.read(item.uri), max_pixels=max_pixels)
+            picture = decode_image(reader.read(item.uri), max_pixels=max_pixels)
+            if not is_grey(picture):
+                return
+            raise ImageError("grey", f"{item.id} is grey, and a reference must have colour.")
         except DmtError as error:
             first = first or error
-        else:
-            return
-    raise SettingsError(f"None of the {len(references)} references can be read; the first one: {first}")
+    raise SettingsError(f"None of the {len(references)} references can be used; the first one: {first}")
 
 
 def _check_same(output: str, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

@@ -20,7 +20,15 @@ import torch
 
 from dmt_ray.config import ColorizeConfig
 from dmt_ray.errors import DmtError, ImageError, SettingsError
-from dmt_ray.method.recolor import Displacement, Recolorer, Reconstruction, assemble, build_exemplars, working_luma
+from dmt_ray.method.recolor import (
+    Displacement,
+    Recolorer,
+    Reconstruction,
+    assemble,
+    build_exemplars,
+    is_grey,
+    working_luma,
+)
 from dmt_ray.method.recolor import working_rgb as to_working_rgb
 from dmt_ray.method.vgg import VGG
 from dmt_ray.pipeline.commit import rows_table
@@ -278,23 +286,25 @@ def learn_exemplars(
     Returns the exemplars, and one sentence for each reference that had to be left out.
 
     Raises:
-        SettingsError: no reference can be read.
+        SettingsError: no reference can be read, or none has colour.
     """
     reader = SharedReader()
 
     def load(item: InputItem) -> Array | str:
         try:
             rgb = decode_image(reader.read(item.uri), max_pixels=config.inputs.max_pixels)
-            return to_working_rgb(rgb, config.model.size)
+            picture = to_working_rgb(rgb, config.model.size)
         except DmtError as error:
             return f"{item.id}: {error}"
+        # A grey reference would teach that what it shows has no colour.
+        return f"{item.id}: The picture is grey, and a reference must have colour." if is_grey(picture) else picture
 
     with ThreadPoolExecutor(READER_THREADS) as threads:
         loaded = list(threads.map(load, references))
     pictures = [one for one in loaded if not isinstance(one, str)]
     skipped = [one for one in loaded if isinstance(one, str)]
     if not pictures:
-        raise SettingsError(f"None of the {len(references)} references can be read; the first one: {skipped[0]}")
+        raise SettingsError(f"None of the {len(references)} references can be used; the first one: {skipped[0]}")
     return build_exemplars(make_network(arrays, config, device), np.stack(pictures), config), skipped
 
 

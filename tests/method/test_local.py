@@ -47,7 +47,6 @@ def test_search_in_blocks_equals_search_at_once(monkeypatch: pytest.MonkeyPatch)
     index, weights = exemplars.search(images, 20, 0.1)
     monkeypatch.setattr(module, "_SEARCH_BLOCK", 50)
     monkeypatch.setattr(module, "_QUERY_BLOCK", 33)
-    monkeypatch.setattr(module, "_GATHER_BLOCK", 7)
     block_index, block_weights = exemplars.search(images, 20, 0.1)
     torch.testing.assert_close(block_weights, weights)
     assert float((block_index == index).float().mean()) > 0.999

@@ -11,6 +11,7 @@ from dmt_ray.pipeline.colorize import run_colorize
 from dmt_ray.pipeline.commit import commit_shard, committed_shards, rows_table
 from dmt_ray.pipeline.plan import load_plan, prepare_run, run_record, write_run
 from dmt_ray.pipeline.verify import verify_output
+from dmt_ray.pipeline.work import learn_exemplars
 
 
 @pytest.fixture
@@ -161,8 +162,21 @@ def test_no_readable_reference(configure, tmp_path):
     folder = tmp_path / "references"
     folder.mkdir()
     (folder / "a.jpg").write_bytes(b"")
-    with pytest.raises(SettingsError, match="None of the 1 references can be read"):
+    with pytest.raises(SettingsError, match="None of the 1 references can be used"):
         prepare_run(configure(reference=str(folder)))
+
+
+def test_grey_references_teach_nothing(configure, tmp_path, photos):
+    folder = tmp_path / "references"
+    folder.mkdir()
+    shutil.copy(photos / "inputs" / "photo-0.jpg", folder / "grey.jpg")
+    with pytest.raises(SettingsError, match=r"None of the 1 references can be used.*grey\.jpg is grey"):
+        prepare_run(configure(reference=str(folder)))
+    shutil.copy(photos / "references" / "0.png", folder / "colour.png")
+    run = prepare_run(configure(reference=str(folder)))
+    exemplars, left_out = learn_exemplars(run.weights.arrays, run.references, run.config, "cpu")
+    assert left_out == ["grey.jpg: The picture is grey, and a reference must have colour."]
+    assert len(exemplars["chroma"]) == 64  # the cells of one reference
 
 
 def test_relative_places_mean_the_same_from_elsewhere(configure, tmp_path, photos, monkeypatch):
