@@ -236,21 +236,23 @@ class Recolorer:
         return results
 
     def _targets(self, maps: list[Tensor], displacements: Sequence[Displacement]) -> tuple[list[Tensor], Tensor]:
-        """Return the moved features and the chroma to start from (B, 2, size, size)."""
+        """Return the moved features and the chroma to start from (B, 2, size, size).
+
+        The start is the exemplars' own chroma, moved as far as the features are but never beyond strength 1: a
+        stronger move asks for more than the exemplars show, and the inversion then decides where it is plausible.
+        """
         device, size = self.network.device, self.config.model.size
+        strength = torch.tensor([d.strength for d in displacements], device=device).view(-1, 1, 1, 1)
         if self.local is not None:
             index = torch.stack([torch.tensor(d.arrays["index"], device=device).long() for d in displacements])
             weights = torch.stack([torch.tensor(d.arrays["weight"], device=device).float() for d in displacements])
             changes = self.local.displacement(index, weights, maps)
-            targets = [
-                tap + change * displacement_strength(displacements, device)
-                for tap, change in zip(maps, changes, strict=True)
-            ]
-            return targets, self.local.start_chroma(index, weights, size)
+            targets = [tap + change * strength for tap, change in zip(maps, changes, strict=True)]
+            return targets, self.local.start_chroma(index, weights, size) * strength.clamp_max(1)
         assert self.manifold is not None
         r = torch.stack([torch.tensor(d.arrays["r"], device=device) for d in displacements])
         moved = self.manifold.move(self.manifold.standardise(maps), r)
-        return self.manifold.unstandardise(moved, maps), self._global_start(r)
+        return self.manifold.unstandardise(moved, maps), self._global_start(r) / strength.clamp_min(1)
 
     def _global_start(self, r: Tensor) -> Tensor:
         """Return the chroma the same displacement gives: sum_j r_j chroma_j over the targets (sources have none)."""
@@ -283,8 +285,3 @@ class Recolorer:
             )
             for b in range(len(chroma))
         ]
-
-
-def displacement_strength(displacements: Sequence[Displacement], device: torch.device) -> Tensor:
-    """Return the strengths (B, 1, 1, 1) of a batch."""
-    return torch.tensor([d.strength for d in displacements], device=device).view(-1, 1, 1, 1)

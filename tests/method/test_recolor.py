@@ -11,6 +11,7 @@ from dmt_ray.method.recolor import (
     Recolorer,
     assemble,
     build_exemplars,
+    is_grey,
     working_luma,
     working_rgb,
 )
@@ -107,3 +108,24 @@ def test_tiny_and_thin_pictures_keep_their_size(shape: tuple[int, int]) -> None:
     result = assemble(photo, np.full((2, 64, 64), 10, np.float32), "native")
     assert result.shape == (*shape, 3)
     assert (result.reshape(-1, 3) == result.reshape(-1, 3)[0]).all()
+
+
+def test_strength_turns_the_colour_down_to_none(
+    setting: tuple[ColorizeConfig, dict[str, np.ndarray]], network: VGG, pictures: np.ndarray
+) -> None:
+    config, exemplars = setting
+    luma = lumas(pictures[:1])
+    colourfulness = []
+    for strength in (0.0, 0.4, 1.0):
+        settings = dataclasses.replace(config, traversal=dataclasses.replace(config.traversal, strength=strength))
+        recolorer = Recolorer(network, exemplars, settings)
+        (found,) = recolorer.reconstruct(luma, recolorer.traverse(luma))
+        colourfulness.append(float(np.linalg.norm(found.chroma, axis=0).mean()))
+    assert colourfulness[0] < 0.5
+    assert colourfulness[0] < colourfulness[1] < colourfulness[2]
+
+
+def test_grey_pictures_are_told_from_coloured_ones(pictures: np.ndarray) -> None:
+    assert not is_grey(pictures[0])
+    assert is_grey(np.repeat(pictures[0, :, :, :1], 3, axis=2))
+    assert is_grey(np.array([101, 100, 99], np.uint8) * np.ones((9, 9, 1), np.uint8))
