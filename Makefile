@@ -21,7 +21,7 @@ demo: $(VENV)/.demo-installed ## Colorize a few real photos on a local Ray and d
 	$(RUN) demo/build_dataset.py --output demo/data
 	rm -rf demo/output
 	$(RUN) jobs/colorize_dataset.py --input demo/data/inputs --reference demo/data/references \
-		--output demo/output --size 128 --shard-size 4
+		--output demo/output --size 192 --shard-size 4
 	$(RUN) demo/score.py --data demo/data --output demo/output
 
 test: $(VENV)/.dev-installed ## Run the default test suite

@@ -128,7 +128,9 @@ class TraversalConfig:
     neighbors: int = 128
     """local: exemplar cells averaged per cell."""
     softmax_width: float = 0.1
-    """local: width of the softmax over cosine similarities."""
+    """local: width of the softmax over cosine similarities; narrower is more colourful and less sure."""
+    scene_weight: float = 0.2
+    """local: weight of the whole pictures' likeness beside that of their cells; more for mixed references."""
 
     def __post_init__(self) -> None:
         """Check ranges and names."""
@@ -137,6 +139,7 @@ class TraversalConfig:
         _require(0 <= self.strength <= 100, "strength", self.strength, "between 0 and 100")
         _require(self.neighbors >= 1, "neighbors", self.neighbors, "at least 1")
         _require(self.softmax_width > 0, "softmax_width", self.softmax_width, "above 0")
+        _require(self.scene_weight >= 0, "scene_weight", self.scene_weight, "at least 0")
 
 
 @dataclass(frozen=True)

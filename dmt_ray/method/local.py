@@ -1,9 +1,9 @@
 """Local traversal: every spatial cell is a point of its own, moved by what its nearest exemplar cells went through.
 
 Each cell of the match grid is described by all taps together: each tap's map, standardised per channel, resampled to
-that grid and brought to unit length per cell, then concatenated. A cell of an image takes the exemplar cells of
-highest cosine similarity, and its features move by the softmax-weighted mean of (target - source) at those cells.
-The images need no alignment, which global traversal does.
+that grid and brought to unit length per cell, then concatenated. A cell of an image takes the most similar exemplar
+cells, of similar pictures first, and its features move by the softmax-weighted mean of (target - source) at those
+cells. The images need no alignment, which global traversal does.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class LocalExemplars:
         self.grid = size // match_stride(taps)
         self.device = device
         self.descriptors = as_tensor(arrays["descriptors"], device)
+        self.scenes = as_tensor(arrays["scenes"], device)
         self.means = [as_tensor(arrays[f"mean_{k}"], device) for k in range(len(taps))]
         self.deviations = [as_tensor(arrays[f"deviation_{k}"], device) for k in range(len(taps))]
         self.differences = [as_tensor(arrays[f"difference_{k}"], device) for k in range(len(taps))]
@@ -71,9 +72,10 @@ class LocalExemplars:
             size: working size in pixels.
 
         Returns:
-            ``descriptors`` (cells, sum of C) float16 of unit length; per tap k ``difference_k`` (N * cells of the
-            tap's own or the match grid, whichever is coarser, values) float16, ``mean_k`` and ``deviation_k``;
-            ``chroma`` (cells, 2) float16. Cells run over exemplars, then rows, then columns.
+            ``descriptors`` (cells, sum of C) and ``scenes`` (N, sum of C), float16 of unit length; per tap k
+            ``difference_k`` (N * cells of the tap's own or the match grid, whichever is coarser, values) float16,
+            ``mean_k`` and ``deviation_k``; ``chroma`` (cells, 2) float16. Cells run over exemplars, then rows, then
+            columns.
         """
         grid = size // match_stride(taps)
         arrays: dict[str, np.ndarray] = {}
@@ -95,18 +97,25 @@ class LocalExemplars:
             cell_chroma = F.adaptive_avg_pool2d(torch.from_numpy(chroma[n]).float(), grid)
             planes[n] = cell_chroma.flatten(1).T.numpy()
         arrays["descriptors"] = descriptors.reshape(-1, width)
+        arrays["scenes"] = describe_scene(torch.from_numpy(descriptors).float()).half().numpy()
         arrays["chroma"] = planes.reshape(-1, 2)
         for k, parts in enumerate(differences):
             arrays[f"difference_{k}"] = np.concatenate(parts)
         return arrays
 
-    def search(self, maps: Sequence[Tensor], neighbors: int, softmax_width: float) -> tuple[Tensor, Tensor]:
+    def search(
+        self, maps: Sequence[Tensor], neighbors: int, softmax_width: float, scene_weight: float
+    ) -> tuple[Tensor, Tensor]:
         """Find the nearest exemplar cells of every cell.
+
+        Similarity is the cosine of the two cells plus ``scene_weight`` times the cosine of the two pictures' mean
+        cells: what a cell looks like says less about its colour than what it looks like in such a scene.
 
         Parameters:
             maps: per tap, (B, C, h, w) maps of the images.
             neighbors: cells to take; fewer when the bank is smaller.
-            softmax_width: width of the softmax over cosine similarities.
+            softmax_width: width of the softmax over similarities.
+            scene_weight: weight of the whole pictures' likeness.
 
         Returns:
             Indices (B, cells, neighbors) int64 into the bank, most similar first, and weights of the same shape
@@ -114,15 +123,19 @@ class LocalExemplars:
         """
         queries = describe(maps, self.means, self.deviations, self.grid)
         batch, cells, width = queries.shape
+        likeness = scene_weight * (describe_scene(queries) @ self.scenes.float().T)
         flat = queries.reshape(-1, width)
+        image = torch.arange(batch, device=self.device).repeat_interleave(cells)
         count = min(neighbors, len(self.descriptors))
         best = flat.new_full((len(flat), 0), 0.0)
         index = torch.zeros((len(flat), 0), dtype=torch.long, device=self.device)
         for begin in range(0, len(self.descriptors), _SEARCH_BLOCK):
             block = self.descriptors[begin : begin + _SEARCH_BLOCK].float()
             values, places = [], []
-            for query in flat.split(_QUERY_BLOCK):
-                value, place = (query @ block.T).topk(min(count, len(block)), dim=1)
+            exemplar = torch.arange(begin, begin + len(block), device=self.device) // cells
+            for query, asking in zip(flat.split(_QUERY_BLOCK), image.split(_QUERY_BLOCK), strict=True):
+                similarity = torch.addmm(likeness[asking][:, exemplar], query, block.T)
+                value, place = similarity.topk(min(count, len(block)), dim=1)
                 values.append(value)
                 places.append(place + begin)
             merged = torch.cat([best, torch.cat(values)], 1)
@@ -170,6 +183,11 @@ def describe(maps: Sequence[Tensor], means: Sequence[Tensor], deviations: Sequen
             plane = F.interpolate(plane, size=(grid, grid), mode="bilinear", align_corners=False)
         parts.append(F.normalize(plane, dim=1, eps=1e-6))
     return F.normalize(torch.cat(parts, 1).flatten(2).transpose(1, 2), dim=2, eps=1e-6)
+
+
+def describe_scene(descriptors: Tensor) -> Tensor:
+    """Return the mean direction (B, D), of unit length, of each picture's cells (B, cells, D)."""
+    return F.normalize(descriptors.mean(1), dim=1, eps=1e-6)
 
 
 def _to_cells(planes: Tensor, grid: int) -> Tensor:

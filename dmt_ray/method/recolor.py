@@ -219,7 +219,7 @@ class Recolorer:
     def _traverse_local(self, maps: list[Tensor]) -> list[Displacement]:
         assert self.local is not None
         settings = self.config.traversal
-        index, weights = self.local.search(maps, settings.neighbors, settings.softmax_width)
+        index, weights = self.local.search(maps, settings.neighbors, settings.softmax_width, settings.scene_weight)
         results = []
         for b in range(len(index)):
             changes = self.local.displacement(index[b : b + 1], weights[b : b + 1], [tap[b : b + 1] for tap in maps])

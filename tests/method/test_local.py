@@ -29,7 +29,7 @@ def test_an_exemplar_finds_itself_and_goes_the_way_it_went() -> None:
     source, target, chroma = bank(0, 5)
     exemplars = LocalExemplars(LocalExemplars.build(source, target, chroma, TAPS, 64), TAPS, 64, CPU)
     images = [torch.tensor(maps[1:4]) for maps in source]
-    index, weights = exemplars.search(images, neighbors=1, softmax_width=0.05)
+    index, weights = exemplars.search(images, neighbors=1, softmax_width=0.05, scene_weight=0)
     assert torch.equal(index[..., 0], torch.arange(64, 4 * 64).view(3, 64))
     assert torch.equal(weights, torch.ones(3, 64, 1))
     for change, before, after in zip(exemplars.displacement(index, weights, images), source, target, strict=True):
@@ -44,10 +44,10 @@ def test_search_in_blocks_equals_search_at_once(monkeypatch: pytest.MonkeyPatch)
     source, target, chroma = bank(1, 6)
     exemplars = LocalExemplars(LocalExemplars.build(source, target, chroma, TAPS, 64), TAPS, 64, CPU)
     images = [torch.tensor(maps) for maps in bank(2, 3)[0]]
-    index, weights = exemplars.search(images, 20, 0.1)
+    index, weights = exemplars.search(images, 20, 0.1, 0.2)
     monkeypatch.setattr(module, "_SEARCH_BLOCK", 50)
     monkeypatch.setattr(module, "_QUERY_BLOCK", 33)
-    block_index, block_weights = exemplars.search(images, 20, 0.1)
+    block_index, block_weights = exemplars.search(images, 20, 0.1, 0.2)
     torch.testing.assert_close(block_weights, weights)
     assert float((block_index == index).float().mean()) > 0.999
     torch.testing.assert_close(weights.sum(2), torch.ones(3, 64))
@@ -63,6 +63,22 @@ def test_search_in_blocks_equals_search_at_once(monkeypatch: pytest.MonkeyPatch)
 def test_more_neighbors_than_cells_takes_them_all() -> None:
     source, target, chroma = bank(3, 1)
     exemplars = LocalExemplars(LocalExemplars.build(source, target, chroma, TAPS, 64), TAPS, 64, CPU)
-    index, _ = exemplars.search([torch.tensor(maps) for maps in source], 1000, 0.1)
+    index, _ = exemplars.search([torch.tensor(maps) for maps in source], 1000, 0.1, 0.2)
     assert index.shape == (1, 64, 64)
     assert torch.equal(index[0].sort(1).values, torch.arange(64).expand(64, 64))
+
+
+def test_cells_of_pictures_that_are_alike_as_a_whole_come_first() -> None:
+    source, target, chroma = bank(4, 2)
+    for maps in source:  # two pictures of different kinds that share their first cell
+        maps[1, : maps.shape[1] // 2] += 3
+        side = max(1, maps.shape[2] // 8)
+        maps[1, :, :side, :side] = maps[0, :, :side, :side]
+    exemplars = LocalExemplars(LocalExemplars.build(source, target, chroma, TAPS, 64), TAPS, 64, CPU)
+    images = [torch.tensor(maps[1:]) for maps in source]
+    shares = []
+    for scene_weight in (0.0, 0.2, 2.0):
+        index, weights = exemplars.search(images, 128, 0.1, scene_weight)
+        shares.append(float(weights[0, 0][index[0, 0] == 64] / weights[0, 0][index[0, 0] == 0]))
+    assert shares[0] == pytest.approx(1, abs=0.05)
+    assert 2 < shares[1] < shares[2]
