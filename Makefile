@@ -37,9 +37,9 @@ type: $(VENV)/.dev-installed ## Check types with mypy
 
 bench: $(VENV)/.dev-installed ## Run every benchmark: make bench DATA=FOLDER_OF_COLOUR_PHOTOS
 	@test -n "$(DATA)" || { echo "Say where the photos are: make bench DATA=FOLDER_OF_COLOUR_PHOTOS"; exit 2; }
-	@for script in $(sort $(wildcard benchmarks/*.py)); do \
-		echo "== $$script"; $(RUN) $$script --data $(DATA) || exit 1; \
-	done
+	@status=0; for script in $(sort $(wildcard benchmarks/*.py)); do \
+		echo "== $$script"; $(RUN) $$script --data $(DATA) || status=1; \
+	done; exit $$status
 
 clean: ## Delete .venv, caches and what the demo made
 	rm -rf $(VENV) demo/data demo/output build dist .pytest_cache .mypy_cache .ruff_cache

@@ -44,7 +44,7 @@ class Options:
     """Reference photos at most."""
     inputs: int = 16
     """Held-out photos, each of another person."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     """One split of persons per seed."""
     sheet: str | None = None
     """Write a contact sheet (PNG) of the first split here."""

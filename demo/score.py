@@ -16,8 +16,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
 
+from dmt_ray.method import metrics
 from dmt_ray.report.contact_sheet import contact_sheet
 
 
@@ -40,8 +42,7 @@ class Score:
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal to noise ratio of two uint8 images of the same shape, over all channels, in dB."""
-    error = np.square(a.astype(np.float64) - b.astype(np.float64)).mean()
-    return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))
+    return float(metrics.psnr(torch.tensor(a)[None], torch.tensor(b)[None]))
 
 
 def score_row(row: dict[str, object], data: Path) -> Score:
