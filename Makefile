@@ -5,7 +5,9 @@ DATA ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
-# Byte-compiling five gigabytes of packages takes longer than installing them; Python does it on first import.
+# Byte-compiling five gigabytes of packages takes longer than installing them; Python does it on first import, and
+# keeps it, whatever the environment says: otherwise each of Ray's processes would compile all of it again.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(RUN) -m pip install --quiet --no-compile
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
