@@ -82,3 +82,15 @@ def test_cells_of_pictures_that_are_alike_as_a_whole_come_first() -> None:
         shares.append(float(weights[0, 0][index[0, 0] == 64] / weights[0, 0][index[0, 0] == 0]))
     assert shares[0] == pytest.approx(1, abs=0.05)
     assert 2 < shares[1] < shares[2]
+
+
+def test_principal_directions_keep_the_cosines_of_correlated_descriptors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(40, 600, generator=generator)
+    descriptors = torch.nn.functional.normalize(torch.randn(3000, 40, generator=generator) @ mixing, dim=1)
+    projection = module._principal_directions(descriptors)
+    assert projection.shape == (600, module.SEARCH_DIMENSIONS)
+    identity = torch.eye(module.SEARCH_DIMENSIONS)
+    torch.testing.assert_close(projection.T @ projection, identity, rtol=0, atol=1e-4)
+    projected = descriptors @ projection
+    torch.testing.assert_close(projected @ projected.T, descriptors @ descriptors.T, rtol=0, atol=1e-3)
