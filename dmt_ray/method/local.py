@@ -138,15 +138,16 @@ class LocalExemplars:
         count = min(neighbors, len(self.descriptors))
         best = flat.new_full((len(flat), 0), 0.0)
         index = torch.zeros((len(flat), 0), dtype=torch.long, device=self.device)
-        for begin in range(0, len(self.descriptors), _SEARCH_BLOCK):
-            block = self.descriptors[begin : begin + _SEARCH_BLOCK].float()
+        whole = max(1, _SEARCH_BLOCK // cells)  # exemplars per block
+        for first in range(0, len(self.scenes), whole):
+            block = self.descriptors[first * cells : (first + whole) * cells].float()
             values, places = [], []
-            exemplar = torch.arange(begin, begin + len(block), device=self.device) // cells
             for query, asking in zip(flat.split(_QUERY_BLOCK), image.split(_QUERY_BLOCK), strict=True):
-                similarity = torch.addmm(likeness[asking][:, exemplar], query, block.T)
+                similarity = query @ block.T
+                similarity.view(len(query), -1, cells).add_(likeness[asking, first : first + whole, None])
                 value, place = similarity.topk(min(count, len(block)), dim=1)
                 values.append(value)
-                places.append(place + begin)
+                places.append(place + first * cells)
             merged = torch.cat([best, torch.cat(values)], 1)
             best, order = merged.topk(min(count, merged.shape[1]), dim=1)
             index = torch.cat([index, torch.cat(places)], 1).gather(1, order)

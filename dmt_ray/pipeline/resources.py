@@ -48,8 +48,8 @@ def plan_pools(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig, sha
         shards: how many there are to do; few of them get more threads each.
 
     On GPUs an actor asks for no CPU at all, because a pool that holds every CPU starves Ray's own tasks. On CPUs an
-    actor asks for half the cores that its torch threads use, for the same reason. Reconstruction is about ten times
-    the work of traversal, so its pool is larger.
+    actor asks for half the cores that its torch threads use, for the same reason. Reconstruction is more
+    work than traversal, whose search grows with the references, so its pool is larger.
 
     Raises:
         SettingsError: the cluster has neither CPUs nor GPUs, or the options ask for more GPUs than it has.
@@ -69,7 +69,7 @@ def _plan_gpus(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) -> 
         )
     asked_t, asked_r = compute.traversal_actors, compute.reconstruction_actors
     if slots < WHOLE_SLOTS and asked_t in (None, 1) and (asked_r is None or asked_r <= slots):
-        # A whole slot for a tenth of the work would waste it: the traversal lives beside a reconstruction.
+        # A whole slot for the smaller part of the work would waste it: the traversal lives beside a reconstruction.
         traversal, reconstruction = 1, asked_r or slots
         traversal_share, reconstruction_share = share / 4, share * 3 / 4
     else:
@@ -99,7 +99,7 @@ def _plan_cpus(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig, sha
     if asked is not None and compute.threads_per_actor is None:
         threads = max(1, min(MAX_THREADS, max(cores), total // asked))
     reconstruction = asked or max(1, sum(core // threads for core in cores))
-    traversal = compute.traversal_actors or max(1, round(reconstruction / 6))
+    traversal = compute.traversal_actors or max(1, round(reconstruction / 4))
     # Half a CPU per thread, but never so much that less than one CPU is left (on one CPU: half of it).
     free = total - 1 if total > 1 else 0.5
     traversal_cpus = min(0.5 if total > 2 else 0.25, free / 2 / traversal)
