@@ -143,7 +143,6 @@ def minimise(
     first_step: float = 1.0,
     tolerance: float = 2.2e-9,
     gradient_tolerance: float = 1e-10,
-    callback: Callable[[int, Tensor], None] | None = None,
 ) -> Minimum:
     """Minimise B independent objectives of n variables each.
 
@@ -156,7 +155,6 @@ def minimise(
         first_step: Euclidean length of a row's first trial step, in units of x; later ones try the full step first.
         tolerance: a row ends when a step lowers its value by no more than this share of it (SciPy's ``ftol``).
         gradient_tolerance: a row ends when no component of its projected gradient is larger.
-        callback: called as ``callback(iteration, rows_at_work)`` after every iteration.
     """
     lower, upper = (torch.as_tensor(bound, dtype=start.dtype, device=start.device) for bound in (lower, upper))
     x = torch.clamp(start.detach(), lower, upper)
@@ -167,7 +165,7 @@ def minimise(
     counts = torch.zeros(batch, dtype=torch.long, device=x.device)
     empty = x.new_zeros((0, batch, n))
     state = _State(rows, x, value, gradient, empty, empty, x.new_zeros((0, batch)), rows >= 0)
-    for iteration in range(iterations):
+    for _ in range(iterations):
         at_lower, at_upper = state.x <= lower, state.x >= upper
         free = ~((at_lower & (state.gradient > 0)) | (at_upper & (state.gradient < 0)))
         largest = torch.where(free, state.gradient, 0).abs().amax(1)
@@ -194,8 +192,6 @@ def minimise(
         best[state.rows], best_value[state.rows] = x, value
         counts[state.rows] += found
         state.keep((found & (fall > tolerance * scale)) | retry)
-        if callback is not None:
-            callback(iteration, state.rows)
         if state.rows.numel() == 0:
             break
     return Minimum(best, value_start, best_value, counts)

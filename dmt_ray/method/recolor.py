@@ -21,7 +21,7 @@ from dmt_ray.config import ColorizeConfig, Resolution
 from dmt_ray.method import color
 from dmt_ray.method.inversion import invert_chroma
 from dmt_ray.method.local import LocalExemplars
-from dmt_ray.method.manifold import Manifold
+from dmt_ray.method.manifold import Manifold, as_tensor
 from dmt_ray.method.metrics import psnr, ssim
 from dmt_ray.method.traversal import traverse_to_strength
 from dmt_ray.method.vgg import VGG
@@ -185,7 +185,7 @@ class Recolorer:
             self.local = LocalExemplars(exemplars, network.taps, config.model.size, network.device)
         else:
             self.manifold = Manifold(exemplars, len(network.taps), network.device)
-            self.chroma = torch.tensor(exemplars["chroma"], device=network.device)
+            self.chroma = as_tensor(exemplars["chroma"], network.device)
 
     def _maps(self, luma: np.ndarray) -> tuple[Tensor, list[Tensor]]:
         plane = torch.tensor(luma, device=self.network.device)[:, None]
