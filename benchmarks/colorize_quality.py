@@ -20,11 +20,20 @@ import torch
 import tyro
 from PIL import Image
 
-from dmt_ray.config import ColorizeConfig, InputConfig, InversionConfig, ModelConfig, OutputConfig, TraversalConfig
+from dmt_ray.config import (
+    ColorizeConfig,
+    InputConfig,
+    InversionConfig,
+    ModelConfig,
+    OutputConfig,
+    ReferenceConfig,
+    TraversalConfig,
+)
 from dmt_ray.errors import DmtError
 from dmt_ray.method import color
 from dmt_ray.method.metrics import psnr
-from dmt_ray.method.recolor import Recolorer, build_exemplars, is_grey, working_rgb
+from dmt_ray.method.pictures import working_rgb
+from dmt_ray.method.recolor import Recolorer, build_exemplars, is_grey
 from dmt_ray.method.vgg import VGG
 from dmt_ray.report.contact_sheet import contact_sheet
 from dmt_ray.storage.files import list_files, read_bytes
@@ -111,7 +120,7 @@ def compare(references: np.ndarray, inputs: np.ndarray, network: VGG, config: Co
         started, chroma = time.perf_counter(), []
         for begin in range(0, len(grey), config.compute.batch_size):
             part = grey[begin : begin + config.compute.batch_size]
-            chroma += [found.chroma for found in recolorer.reconstruct(part, recolorer.traverse(part))]
+            chroma += [found.planes for (found,) in recolorer.reconstruct(part, recolorer.traverse(part))]
         seconds = time.perf_counter() - started
         scores[name] = score(luma, torch.from_numpy(np.stack(chroma)), truth, seconds)
     return scores
@@ -129,7 +138,8 @@ def main() -> int:
     """Print the table; return 0 when local traversal meets the aims on the mean of the splits, else 1."""
     options = tyro.cli(Options, description=__doc__)
     config = ColorizeConfig(
-        InputConfig(options.data, options.data),
+        InputConfig(options.data),
+        ReferenceConfig(options.data),
         OutputConfig("unused"),
         ModelConfig(size=options.size),
         TraversalConfig(),

@@ -20,8 +20,8 @@ from scipy.optimize import minimize
 from dmt_ray.config import InversionConfig, ModelConfig
 from dmt_ray.errors import DmtError
 from dmt_ray.method import color, lbfgs
-from dmt_ray.method.inversion import ChromaObjective
-from dmt_ray.method.recolor import working_rgb
+from dmt_ray.method.inversion import PictureObjective
+from dmt_ray.method.pictures import working_rgb
 from dmt_ray.method.vgg import VGG
 from dmt_ray.storage.files import list_files, read_bytes
 from dmt_ray.storage.images import decode_image
@@ -42,7 +42,7 @@ class Options:
     """L-BFGS iterations per image at most."""
 
 
-def scipy_one_by_one(objective: ChromaObjective, start: torch.Tensor, iterations: int) -> np.ndarray:
+def scipy_one_by_one(objective: PictureObjective, start: torch.Tensor, iterations: int) -> np.ndarray:
     """Return the final values of SciPy's L-BFGS-B, an image at a time."""
     values = []
     for b in range(len(start)):
@@ -64,7 +64,7 @@ def scipy_one_by_one(objective: ChromaObjective, start: torch.Tensor, iterations
     return np.array(values)
 
 
-def batched(objective: ChromaObjective, start: torch.Tensor, iterations: int, batch: int) -> torch.Tensor:
+def batched(objective: PictureObjective, start: torch.Tensor, iterations: int, batch: int) -> torch.Tensor:
     """Return the chroma that our L-BFGS ends with (B, n), ``batch`` images at a time."""
     parts = []
     for rows in torch.arange(len(start)).split(batch):
@@ -114,8 +114,8 @@ def main() -> int:
         network = VGG(weights.arrays, ModelConfig.backbone, ModelConfig.taps, precision=precision, device=device)
         with torch.no_grad():
             targets = network(rgb / 255)
-        objectives[precision] = ChromaObjective(
-            network, color.luma(rgb), targets, start, tv_weight=InversionConfig.tv_weight
+        objectives[precision] = PictureObjective(
+            network, targets, start, luma=color.luma(rgb), tv_weight=InversionConfig.tv_weight
         )
     exact, everything = objectives["fp32"], torch.arange(len(start), device=device)
     timed(lambda: exact(start.flatten(1), everything))  # the first call allocates

@@ -103,9 +103,9 @@ def parse_colorize(argv: Sequence[str], prog: str | None = None) -> ColorizeConf
 
 def _colorize(argv: list[str], prog: str | None) -> int:
     config = parse_colorize(argv, prog)
-    from dmt_ray.pipeline.colorize import run_colorize
+    from dmt_ray.pipeline.run import run_job
 
-    return run_colorize(config, say=print)
+    return run_job(config, say=print)
 
 
 def _weights(command: WeightsCommand) -> int:

@@ -42,22 +42,24 @@ def _require_choice(option: str, value: object, choices: object) -> None:
     _require(value in allowed, option, value, "one of " + ", ".join(map(str, allowed)))
 
 
+def _require_strengths(values: tuple[float, ...]) -> None:
+    _require(len(values) >= 1, "strength", values, "at least one number")
+    _require(all(0 <= value <= 100 for value in values), "strength", values, "between 0 and 100")
+    _require(list(values) == sorted(set(values)), "strength", values, "rising, without repetition")
+
+
 @dataclass(frozen=True)
 class InputConfig:
     """What to read. Every place is a local path, a glob, or a URI that fsspec knows (s3://, gs://, ...)."""
 
     input: str
-    """Photos to colorize: a folder, a glob, one file, or a Parquet file or folder."""
-    reference: str
-    """Colour photos to learn from, in the same forms. Source = their grey copies, target = themselves."""
+    """Photos to work on: a folder, a glob, one file, or a Parquet file or folder."""
     image_column: str | None = None
     """Parquet: the column with encoded image bytes. Default: found by type and name."""
     uri_column: str | None = None
     """Parquet: the column with image URIs, instead of bytes. Default: found by name."""
     limit: int | None = None
     """Take only the first so many inputs."""
-    reference_limit: int | None = None
-    """Take only so many references, drawn with --seed."""
     seed: int = 0
     """Seed for every random choice."""
     max_pixels: int = 200_000_000
@@ -65,11 +67,8 @@ class InputConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for option in ("input", "reference"):
-            _require(bool(getattr(self, option).strip()), option, getattr(self, option), "a path or URI")
-        for option in ("limit", "reference_limit"):
-            value = getattr(self, option)
-            _require(value is None or value >= 1, option, value, "at least 1")
+        _require(bool(self.input.strip()), "input", self.input, "a path or URI")
+        _require(self.limit is None or self.limit >= 1, "limit", self.limit, "at least 1")
         _require(self.max_pixels >= 1, "max_pixels", self.max_pixels, "at least 1")
         _require(
             self.image_column is None or self.uri_column is None,
@@ -77,6 +76,22 @@ class InputConfig:
             self.image_column,
             "left out when --uri-column is given",
         )
+
+
+@dataclass(frozen=True)
+class ReferenceConfig:
+    """What colorize learns from."""
+
+    reference: str
+    """Colour photos to learn from, in the same forms. Source = their grey copies, target = themselves."""
+    reference_limit: int | None = None
+    """Take only so many references, drawn with --seed."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(bool(self.reference.strip()), "reference", self.reference, "a path or URI")
+        limit = self.reference_limit
+        _require(limit is None or limit >= 1, "reference_limit", limit, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -121,8 +136,9 @@ class TraversalConfig:
 
     traversal: TraversalKind = "local"
     """local moves each spatial cell by its nearest exemplar cells; global moves the whole image (the papers)."""
-    strength: float = 2.0
-    """How far to go. global: |displacement| / |mean target - mean source|; local: times each cell's difference."""
+    strength: tuple[float, ...] = (2.0,)
+    """How far to go, one row for each. global: |displacement| / |mean target - mean source|; local: times each cell's
+    difference."""
     standardise: Standardise = "channel"
     """global: one deviation per channel, or per unit as in the paper."""
     neighbors: int = 128
@@ -136,7 +152,7 @@ class TraversalConfig:
         """Check ranges and names."""
         _require_choice("traversal", self.traversal, TraversalKind)
         _require_choice("standardise", self.standardise, Standardise)
-        _require(0 <= self.strength <= 100, "strength", self.strength, "between 0 and 100")
+        _require_strengths(self.strength)
         _require(self.neighbors >= 1, "neighbors", self.neighbors, "at least 1")
         _require(self.softmax_width > 0, "softmax_width", self.softmax_width, "above 0")
         _require(self.scene_weight >= 0, "scene_weight", self.scene_weight, "at least 0")
@@ -228,9 +244,17 @@ class ColorizeConfig:
     """Colorize a dataset of black-and-white photos by deep manifold traversal."""
 
     inputs: InputConfig
+    references: ReferenceConfig
     output: OutputConfig
     model: ModelConfig = field(default_factory=ModelConfig)
     traversal: TraversalConfig = field(default_factory=TraversalConfig)
     inversion: InversionConfig = field(default_factory=InversionConfig)
     run: RunConfig = field(default_factory=RunConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    job = "colorize"
+
+    @property
+    def strengths(self) -> tuple[float | None, ...]:
+        """The strength of each step, and so of each row of an image."""
+        return self.traversal.strength

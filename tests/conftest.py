@@ -18,6 +18,7 @@ from dmt_ray.config import (
     InversionConfig,
     ModelConfig,
     OutputConfig,
+    ReferenceConfig,
     RunConfig,
     TraversalConfig,
 )
@@ -110,8 +111,11 @@ def configure(photos: Path, tmp_path: Path) -> Callable[..., ColorizeConfig]:
             "batch_size": 2,
             "progress": False,
         } | options
+        if isinstance(values.get("strength"), float | int):
+            values["strength"] = (float(values["strength"]),)  # type: ignore[arg-type]
         sections = {
             "inputs": InputConfig,
+            "references": ReferenceConfig,
             "model": ModelConfig,
             "traversal": TraversalConfig,
             "inversion": InversionConfig,

@@ -28,9 +28,9 @@ def parsed(*options):
 
 
 def test_defaults_come_from_the_dataclasses():
-    from dmt_ray.config import InputConfig, OutputConfig
+    from dmt_ray.config import InputConfig, OutputConfig, ReferenceConfig
 
-    assert parsed() == ColorizeConfig(InputConfig("a", "b"), OutputConfig("c"))
+    assert parsed() == ColorizeConfig(InputConfig("a"), ReferenceConfig("b"), OutputConfig("c"))
 
 
 def test_yaml_takes_every_kind_of_value_and_the_command_line_wins(tmp_path):
@@ -47,7 +47,7 @@ def test_yaml_takes_every_kind_of_value_and_the_command_line_wins(tmp_path):
     assert config.inputs.limit is None
     assert config.inputs.uri_column is None
     assert config.output.image_format == "webp"
-    assert config.traversal.strength == 0.1
+    assert config.traversal.strength == (0.1,)
     assert parsed(f"--config={file}").model.size == 96
 
 

@@ -1,7 +1,8 @@
 """Inversion: find the pixels whose features are the moved ones, by L-BFGS on a batch of images.
 
-Section 4 of the method: 1/2 |phi_l(y) - t_l|^2 averaged over layers, plus total variation. Here y keeps the input's
-luma and only its chroma planes are free, and total variation is taken on the edit, the difference to the start.
+Gardner et al. 2015, section 3.4: 1/2 |phi_l(y) - t_l|^2 averaged over layers, plus total variation. Free are the
+picture's colours, or only its chroma with the luma locked. Total variation may be taken on the edit, the difference
+to where it starts from, which leaves the photo's own detail alone.
 """
 
 from __future__ import annotations
@@ -29,6 +30,19 @@ class FeatureLoss(nn.Module):
         return FEATURE_SCALE * torch.stack(terms).mean(0)
 
 
+class HeldLayers(nn.Module):
+    """Weighted, scaled sum over layers of 1/2 |phi_l - phi_l(input)|^2, one value per image."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, maps: Sequence[Tensor], held: Sequence[Tensor]) -> Tensor:
+        """Return (B,) from maps and what they are held to, each a list of (B, C, h, w)."""
+        terms = [0.5 * (a - b).square().flatten(1).sum(1) for a, b in zip(maps, held, strict=True)]
+        return self.weight * FEATURE_SCALE * torch.stack(terms).sum(0)
+
+
 class TotalVariation(nn.Module):
     """Weighted sum of squared differences between neighbouring pixels (beta = 2), one value per image."""
 
@@ -43,56 +57,140 @@ class TotalVariation(nn.Module):
         return self.weight * (dx + dy)
 
 
-class ChromaObjective:
-    """The objective over chroma planes for a batch with locked luma, as L-BFGS calls it.
+class PictureObjective:
+    """The objective over planes for a batch of pictures, as L-BFGS calls it.
+
+    The planes are the chroma of pictures whose luma is locked, or the pictures' colours themselves.
 
     Parameters:
         network: the VGG whose taps the targets belong to.
-        luma: (B, 1, H, W) in 0..255.
         targets: moved features, one (B, C, h, w) per tap.
-        start: (B, 2, H, W) chroma the edit is measured from, in 8-bit units.
-        tv_weight: weight of total variation on the edit.
+        anchor: (B, 2 or 3, H, W) planes the edit is measured from, in 8-bit units.
+        tv_weight: weight of total variation.
+        tv_on: ``edit`` takes it of the difference to the anchor; ``image`` of the planes, as the papers do.
+        luma: (B, 1, H, W) in 0..255 to which chroma planes belong; None when the planes are colours.
+        mask: (B, 1, H, W) in 0..1, how much of the edit each pixel takes; None takes all of it.
+        held: taps that are held to the anchor's own features (the papers' layer regulariser).
+        held_weight: their weight beside the targets' taps.
     """
 
     def __init__(
-        self, network: VGG, luma: Tensor, targets: Sequence[Tensor], start: Tensor, *, tv_weight: float
+        self,
+        network: VGG,
+        targets: Sequence[Tensor],
+        anchor: Tensor,
+        *,
+        tv_weight: float,
+        tv_on: str = "edit",
+        luma: Tensor | None = None,
+        mask: Tensor | None = None,
+        held: Sequence[str] = (),
+        held_weight: float = 0.0,
     ) -> None:
         self.network = network
-        self.luma = luma
         self.targets = list(targets)
-        self.start = start
+        self.anchor = anchor
+        self.luma = luma
+        self.mask = mask
+        self.tv_on_image = tv_on == "image"
         self.feature_loss = FeatureLoss()
         self.total_variation = TotalVariation(tv_weight)
+        self.held = tuple(held) if held_weight > 0 else ()
+        self.held_loss = HeldLayers(held_weight)
+        self.held_maps: list[Tensor] = []
+        if self.held:
+            with torch.no_grad():
+                self.held_maps = network(self.render(anchor, self.everything()) / 255, self.held)
 
-    def features_term(self, chroma: Tensor, rows: Tensor) -> Tensor:
-        """Return the feature loss (R,) of chroma (R, 2, H, W) for the images ``rows``."""
-        maps = self.network(to_rgb(self.luma[rows], chroma) / 255)
-        value: Tensor = self.feature_loss(maps, [target[rows] for target in self.targets])
+    def everything(self) -> Tensor:
+        """Return the rows (B,) of the whole batch."""
+        return torch.arange(len(self.anchor), device=self.anchor.device)
+
+    def render(self, planes: Tensor, rows: Tensor) -> Tensor:
+        """Return pictures (R, 3, H, W) in 0..255 of planes for the images ``rows``."""
+        if self.mask is not None:
+            anchor = self.anchor[rows]
+            planes = anchor + self.mask[rows] * (planes - anchor)
+        if self.luma is None:
+            return planes
+        picture: Tensor = to_rgb(self.luma[rows], planes)
+        return picture
+
+    def features_term(self, planes: Tensor, rows: Tensor) -> Tensor:
+        """Return the feature loss (R,) of planes for the images ``rows``."""
+        value: Tensor = self.feature_loss(
+            self.network(self.render(planes, rows) / 255), [target[rows] for target in self.targets]
+        )
         return value
 
+    def value(self, planes: Tensor, rows: Tensor) -> Tensor:
+        """Return the objective (R,) at planes for the images ``rows``."""
+        taps = self.network.taps
+        maps = self.network(self.render(planes, rows) / 255, taps + self.held)
+        value: Tensor = self.feature_loss(maps[: len(taps)], [target[rows] for target in self.targets])
+        if self.held:
+            value = value + self.held_loss(maps[len(taps) :], [tap[rows] for tap in self.held_maps])
+        smooth = planes if self.tv_on_image else planes - self.anchor[rows]
+        variation: Tensor = self.total_variation(smooth)
+        return value + variation
+
     def __call__(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return value (R,) and gradient (R, n) at flattened chroma x (R, n)."""
+        """Return value (R,) and gradient (R, n) at flattened planes x (R, n)."""
         with torch.enable_grad():
-            chroma = x.detach().view(-1, *self.start.shape[1:]).requires_grad_(True)
-            value = self.features_term(chroma, rows) + self.total_variation(chroma - self.start[rows])
-            (gradient,) = torch.autograd.grad(value.sum(), chroma)
+            planes = x.detach().view(-1, *self.anchor.shape[1:]).requires_grad_(True)
+            value = self.value(planes, rows)
+            (gradient,) = torch.autograd.grad(value.sum(), planes)
         return value.detach(), gradient.flatten(1)
 
 
 @dataclass(frozen=True)
 class Inversion:
-    """Chroma found for a batch.
+    """What was found for a batch.
 
     Attributes:
-        chroma: (B, 2, H, W) in 8-bit units.
-        feature_loss_before, feature_loss_after: (B,) feature term of the grey input and of the result, unscaled.
+        planes: (B, 2 or 3, H, W) chroma or colours in 8-bit units.
+        feature_loss_before, feature_loss_after: (B,) feature term of the input and of the result, unscaled.
         iterations: (B,) L-BFGS steps taken.
     """
 
-    chroma: Tensor
+    planes: Tensor
     feature_loss_before: Tensor
     feature_loss_after: Tensor
     iterations: Tensor
+
+
+def invert(
+    objective: PictureObjective,
+    initial: Tensor,
+    *,
+    before: Tensor,
+    bounds: tuple[float, float],
+    iterations: int,
+) -> Inversion:
+    """Find the planes whose pictures have the target features.
+
+    Parameters:
+        objective: what to minimise.
+        initial: planes to start from, of the anchor's shape.
+        before: planes of the input, of the anchor's shape; only their feature loss is asked for.
+        bounds: least and largest value of a plane.
+        iterations: L-BFGS steps at most.
+    """
+    minimum = lbfgs.minimise(
+        objective,
+        initial.flatten(1),
+        iterations=iterations,
+        lower=bounds[0],
+        upper=bounds[1],
+        first_step=float(initial[0].numel()) ** 0.5,  # one 8-bit unit per pixel
+        tolerance=1e-6,
+    )
+    planes = minimum.x.view_as(initial)
+    rows = objective.everything()
+    with torch.no_grad():
+        loss_before = objective.features_term(before, rows) / FEATURE_SCALE
+        loss_after = objective.features_term(planes, rows) / FEATURE_SCALE
+    return Inversion(planes, loss_before, loss_after, minimum.iterations)
 
 
 def invert_chroma(
@@ -103,21 +201,14 @@ def invert_chroma(
     *,
     tv_weight: float,
     iterations: int,
+    initial: Tensor | None = None,
 ) -> Inversion:
-    """Find the chroma planes whose picture has the target features; arguments as for ``ChromaObjective``."""
-    objective = ChromaObjective(network, luma, targets, start, tv_weight=tv_weight)
-    rows = torch.arange(luma.shape[0], device=luma.device)
-    minimum = lbfgs.minimise(
-        objective,
-        start.flatten(1),
-        iterations=iterations,
-        lower=-CHROMA_BOUND,
-        upper=CHROMA_BOUND,
-        first_step=float(start[0].numel()) ** 0.5,  # one 8-bit unit per pixel
-        tolerance=1e-6,
-    )
-    chroma = minimum.x.view_as(start)
-    with torch.no_grad():
-        before = objective.features_term(torch.zeros_like(start), rows) / FEATURE_SCALE
-        after = objective.features_term(chroma, rows) / FEATURE_SCALE
-    return Inversion(chroma, before, after, minimum.iterations)
+    """Find the chroma planes whose picture has the target features, its luma (B, 1, H, W) locked.
+
+    Total variation is taken on the difference to ``start`` (B, 2, H, W), which is also where the search begins unless
+    ``initial`` says otherwise; the others are as for ``PictureObjective``.
+    """
+    objective = PictureObjective(network, targets, start, tv_weight=tv_weight, luma=luma)
+    bounds = (-CHROMA_BOUND, CHROMA_BOUND)
+    initial = start if initial is None else initial
+    return invert(objective, initial, before=torch.zeros_like(start), bounds=bounds, iterations=iterations)

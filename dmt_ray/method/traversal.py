@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dmt_ray.method import lbfgs
+from dmt_ray.method.displacement import Figures
 from dmt_ray.method.witness import BorderedGram, displacement_norm, half_bandwidth, objective, witness
 
 #: Strength is met within this share.
@@ -37,6 +39,22 @@ class Traversal:
     norm: Tensor
     witness_before: Tensor
     witness_after: Tensor
+
+    @property
+    def moved(self) -> bool:
+        """Whether every image went anywhere, so that another traversal can start from here."""
+        return bool((self.norm > 0).all() and torch.isfinite(self.budget_weight).all())
+
+    def figures(self, b: int, strength: float) -> Figures:
+        """Return what is to be said of image ``b``."""
+        return Figures(
+            strength=strength,
+            displacement_norm=float(self.norm[b]),
+            budget_weight=float(self.budget_weight[b]),
+            rbf_variance=float(self.variance[b]),
+            witness_before=float(self.witness_before[b]),
+            witness_after=float(self.witness_after[b]),
+        )
 
 
 class _Whitening:
@@ -115,7 +133,20 @@ def traverse(gram: BorderedGram, variance: Tensor, budget_weights: Tensor) -> li
     return results
 
 
-def traverse_to_strength(gram: BorderedGram, strength: float, variance: Tensor | None = None) -> Traversal:
+def traverse_to_strengths(
+    gram: BorderedGram, strengths: Sequence[float], variance: Tensor | None = None
+) -> list[Traversal]:
+    """Do ``traverse_to_strength`` for each strength, each warm-started from the one before."""
+    results: list[Traversal] = []
+    for strength in strengths:
+        warm = results[-1] if results and results[-1].moved else None
+        results.append(traverse_to_strength(gram, strength, variance, warm))
+    return results
+
+
+def traverse_to_strength(
+    gram: BorderedGram, strength: float, variance: Tensor | None = None, warm: Traversal | None = None
+) -> Traversal:
     """Find, for every image at once, the budget weight whose displacement has the asked strength.
 
     Strength is |F^T r| / |mean target - mean source|. It falls as the budget weight grows, so lambda is bracketed and
@@ -126,6 +157,7 @@ def traverse_to_strength(gram: BorderedGram, strength: float, variance: Tensor |
         gram: Gram matrices of B images.
         strength: at least 0.
         variance: (B,) RBF variances; by default those of ``half_bandwidth``.
+        warm: the traversal of the same images to another strength, to start from.
     """
     variance = half_bandwidth(gram) if variance is None else variance
     zero = torch.zeros_like(torch.cat([gram.cross, gram.own[:, None]], 1))
@@ -138,11 +170,12 @@ def traverse_to_strength(gram: BorderedGram, strength: float, variance: Tensor |
     _, gradient = objective(gram, zero, variance, torch.zeros_like(variance))
     slope = whitening.gradient(gradient, everything).square().sum(1).sqrt().clamp_min(1e-300)
     guess = slope / (2 * goal)  # where lambda |u|^2 balances the witness function's linear term
-    log_weight = guess.log()
+    # A budget term of the second order makes strength about 1 / lambda.
+    log_weight = guess.log() if warm is None else (warm.budget_weight * (warm.norm / goal)).log()
     low = torch.full_like(log_weight, -float("inf"))  # lambda too small: goes too far
     high = torch.full_like(log_weight, float("inf"))  # lambda too large: not far enough
     log_low_ratio, log_high_ratio = torch.zeros_like(low), torch.zeros_like(high)
-    r, best = zero.clone(), zero.clone()
+    r, best = (zero if warm is None else warm.r).clone(), zero.clone()
     best_weight, best_error = guess.clone(), torch.full_like(guess, float("inf"))
     open_rows = torch.ones(batch, dtype=torch.bool, device=zero.device)
     for step in range(_MAX_BISECTIONS):

@@ -66,6 +66,7 @@ class VGG(nn.Module):
         taps: layers to return, such as ``("conv3_1", "conv4_1", "conv5_1")``; the network stops at the deepest.
         precision: ``auto``, ``fp32`` or ``bf16`` (weights and activations in bfloat16, maps returned as float32).
         device: where to compute.
+        also: layers that a call may ask for beside ``taps``.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class VGG(nn.Module):
         *,
         precision: str,
         device: torch.device,
+        also: Sequence[str] = (),
     ) -> None:
         super().__init__()
         plan = _plan(backbone)
@@ -84,7 +86,7 @@ class VGG(nn.Module):
         self.taps = tuple(taps)
         self.device = device
         self.dtype = resolve_precision(precision, device)
-        plan = plan[: max(names.index(tap) for tap in self.taps) + 1]
+        plan = plan[: max(names.index(tap) for tap in (*self.taps, *also)) + 1]
         self._names = [layer[0] for layer in plan]
         self._weights: list[Tensor] = []
         self._biases: list[Tensor] = []
@@ -97,23 +99,26 @@ class VGG(nn.Module):
         self._mean = torch.tensor(IMAGENET_MEAN, device=device).view(shape)
         self._std = torch.tensor(IMAGENET_STD, device=device).view(shape)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, taps: Sequence[str] | None = None) -> list[Tensor]:
         """Return the post-ReLU maps.
 
         Parameters:
             images: (B, 3, H, W) float RGB in 0..1; H and W at least 16.
+            taps: layers to return instead of the network's ``taps``; those and ``also`` can be had.
 
         Returns:
             One float32 tensor (B, C, H / stride, W / stride) per tap, in the order of ``taps``.
         """
+        taps = self.taps if taps is None else taps
+        deepest = max(self._names.index(tap) for tap in taps)
         x = ((images - self._mean) / self._std).to(self.dtype).contiguous(memory_format=torch.channels_last)
         maps: dict[str, Tensor] = {}
         block = "1"
-        for name, weight, bias in zip(self._names, self._weights, self._biases, strict=True):
+        for name, weight, bias in list(zip(self._names, self._weights, self._biases, strict=True))[: deepest + 1]:
             if name[4] != block:
                 block = name[4]
                 x = F.max_pool2d(x, 2)
             x = F.relu(F.conv2d(x, weight, bias, padding=1))
-            if name in self.taps:
+            if name in taps:
                 maps[name] = x.float()
-        return [maps[tap] for tap in self.taps]
+        return [maps[tap] for tap in taps]

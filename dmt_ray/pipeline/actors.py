@@ -14,10 +14,10 @@ import pyarrow as pa
 import ray
 import torch
 
-from dmt_ray.config import ColorizeConfig
 from dmt_ray.pipeline.commit import commit_shard
+from dmt_ray.pipeline.editors import ExemplarSets, JobConfig, learn_exemplars
 from dmt_ray.pipeline.resources import pick_device
-from dmt_ray.pipeline.work import DeviceLostError, Workbench, learn_exemplars
+from dmt_ray.pipeline.work import DeviceLostError, Workbench
 from dmt_ray.storage.inputs import InputItem
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Shared:
 
     arrays: ray.ObjectRef[dict[str, Any]]
     exemplars: ray.ObjectRef[dict[str, Any]]
-    config: ColorizeConfig
+    config: JobConfig
     weights_label: str
     attempts: Any
     """Handle of the run's ``AttemptCounter``."""
@@ -132,7 +132,7 @@ class ReconstructionActor(ShardActor):
         commit_shard(self.shared.config.output.output, shard, [table])
         return summarise(shard, table) | {
             "worker": self.worker,
-            "device": str(self.bench.network.device),
+            "device": str(self.bench.device),
             "gpus": ",".join(self.gpus),
             "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         }
@@ -145,19 +145,19 @@ class IsolationActor(ShardActor):
         """Tell that the model is loaded: a death from here on has to do with an image."""
         return True
 
-    def colorize(self, item: InputItem, attempts: int) -> bytes:
-        """Return the image's row as an Arrow IPC stream."""
+    def edit(self, item: InputItem, attempts: int) -> bytes:
+        """Return the image's rows as an Arrow IPC stream."""
         with leaving_a_lost_device():
             return to_ipc(self.bench.reconstruct(self.bench.traverse([item]), attempts))
 
 
 def make_exemplars(
-    arrays: dict[str, Any], references: list[InputItem], config: ColorizeConfig, threads: int
+    arrays: dict[str, Any], sets: ExemplarSets, config: JobConfig, threads: int
 ) -> tuple[dict[str, Any], list[str]]:
     """Make the exemplars once, on a GPU when Ray gave one; they stay in the object store. See learn_exemplars."""
     configure_worker(threads)
     device = pick_device(ray.get_gpu_ids(), torch.cuda.is_available())
-    return learn_exemplars(arrays, references, config, device)
+    return learn_exemplars(arrays, sets, config, device)
 
 
 @contextmanager

@@ -16,11 +16,12 @@ from dmt_ray.storage import files
 
 SHARDS_FOLDER = "shards"
 
-#: One row per planned image. An error row has nulls wherever the image's own figures are missing.
+#: One row per planned image and step. An error row has nulls wherever the image's own figures are missing.
 ROW_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("uri", pa.string()),
+        ("step", pa.int32()),  # which of the strengths asked for, from 0
         ("strength", pa.float64()),
         ("status", pa.string()),  # "ok" or "error"
         ("error_type", pa.string()),  # a short slug such as "truncated"
@@ -31,6 +32,7 @@ ROW_SCHEMA = pa.schema(
         ("width", pa.int32()),  # of the image column, in pixels
         ("height", pa.int32()),
         ("budget_weight", pa.float64()),
+        ("rbf_variance", pa.float64()),
         ("displacement_norm", pa.float64()),
         ("witness_before", pa.float64()),
         ("witness_after", pa.float64()),

@@ -91,7 +91,7 @@ def _one_by_one(shard: Shard, shared: Shared, pool: _Pool) -> list[pa.Table]:
             job = waiting.popleft()
             job.tries += 1
             actor = pool.take()
-            running[actor.colorize.remote(job.item, before + job.tries)] = (actor, job)
+            running[actor.edit.remote(job.item, before + job.tries)] = (actor, job)
         (ready,), _ = ray.wait(list(running), num_returns=1)
         actor, job = running.pop(ready)
         try:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import platform
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -20,21 +19,22 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dmt_ray.config import ColorizeConfig
-from dmt_ray.errors import DmtError, ImageError, SettingsError
-from dmt_ray.method.recolor import is_grey
+from dmt_ray.errors import SettingsError
 from dmt_ray.pipeline.commit import committed_shards, shard_uri
+from dmt_ray.pipeline.editors import ExemplarSets, JobConfig, check_exemplars, exemplar_places, list_exemplars
 from dmt_ray.storage import files
-from dmt_ray.storage.images import decode_image
-from dmt_ray.storage.inputs import InputItem, ItemReader, list_inputs
+from dmt_ray.storage.inputs import InputItem, list_inputs
 from dmt_ray.storage.weights import Weights, resolve_weights
 
 logger = logging.getLogger(__name__)
 
 PLAN_FILE = "plan.parquet"
 RUN_FILE = "run.json"
-PROGRAM = "dmt_ray colorize"
+PROGRAM = "dmt_ray"
 PLAN_SCHEMA = pa.schema([("id", pa.string()), ("uri", pa.string()), ("shard", pa.int64())])
+
+#: Sections of a config that decide how a run works, and not what it makes.
+HOW_SECTIONS = ("run", "compute")
 
 _DISTRIBUTIONS = ("dmt-ray", "torch", "torchvision", "ray", "pyarrow")
 
@@ -51,10 +51,10 @@ class Shard:
 class PreparedRun:
     """A run that passed every check that needs no actor. Nothing has been written yet."""
 
-    config: ColorizeConfig
+    config: JobConfig
     shards: tuple[Shard, ...]
     done: frozenset[int]
-    references: tuple[InputItem, ...]
+    exemplars: ExemplarSets
     weights: Weights
     fresh: bool
     """The plan and run.json have to be written first."""
@@ -74,7 +74,7 @@ class PreparedRun:
         return f"{self.weights.backbone}:{self.weights.sha256[:12]}"
 
 
-def prepare_run(config: ColorizeConfig) -> PreparedRun:
+def prepare_run(config: JobConfig) -> PreparedRun:
     """Check everything that can be checked without Ray, and decide what is to do. Writes nothing.
 
     Raises:
@@ -87,7 +87,7 @@ def prepare_run(config: ColorizeConfig) -> PreparedRun:
     names = files.list_names(output)
     record = _existing_record(output, names, mode)
     files.check_writable(output)
-    references = _list_references(config)
+    exemplars = list_exemplars(config)
     inputs = config.inputs
     resuming = record is not None and mode == "resume" and PLAN_FILE in names
     if resuming:
@@ -97,10 +97,10 @@ def prepare_run(config: ColorizeConfig) -> PreparedRun:
             inputs.input, image_column=inputs.image_column, uri_column=inputs.uri_column, limit=inputs.limit
         )
         shards = make_shards(items, config.output.shard_size)
-    _check_a_reference(references, inputs.max_pixels)
+    check_exemplars(config, exemplars)
     weights = resolve_weights(config.model.backbone, config.model.weights)
     if record is not None and mode == "resume":
-        _check_same(output, record, deciding_settings(config, weights, references))
+        _check_same(output, record, deciding_settings(config, weights, exemplars))
     done = committed_shards(output) if resuming else set()
     if record is not None and mode == "resume" and not resuming and committed_shards(output):
         raise SettingsError(
@@ -111,7 +111,7 @@ def prepare_run(config: ColorizeConfig) -> PreparedRun:
         config=config,
         shards=tuple(shards),
         done=frozenset(done & {shard.number for shard in shards}),
-        references=tuple(references),
+        exemplars=exemplars,
         weights=weights,
         fresh=not resuming,
         replace=record is not None and mode == "overwrite",
@@ -176,15 +176,39 @@ def load_plan(output: str) -> list[Shard]:
     return [Shard(number, tuple(items)) for number, items in sorted(shards.items())]
 
 
-def deciding_settings(config: ColorizeConfig, weights: Weights, references: Sequence[InputItem]) -> dict[str, Any]:
+def recorded_steps(output: str) -> int:
+    """Return how many rows each image of the run at ``output`` has.
+
+    Raises:
+        SettingsError: there is no ``run.json``, or it is not one of ours.
+    """
+    uri = files.join(output, RUN_FILE)
+    if not files.exists(uri):
+        raise SettingsError(f"{output} has no {RUN_FILE}; is it the --output of a run?")
+    return int(_read_record(uri)["steps"])
+
+
+def _read_record(uri: str) -> dict[str, Any]:
+    try:
+        record = json.loads(files.read_bytes(uri))
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not str(record.get("program")).startswith(f"{PROGRAM} "):
+        raise SettingsError(f"{uri} was not written by this program; name another --output.")
+    return record
+
+
+def deciding_settings(config: JobConfig, weights: Weights, exemplars: ExemplarSets) -> dict[str, Any]:
     """Return everything that decides a result, by option name, as JSON knows it."""
-    flat: dict[str, Any] = {}
-    for section in (config.inputs, config.model, config.traversal, config.inversion, config.output):
-        flat.update(asdict(section))
+    flat: dict[str, Any] = {"job": config.job}
+    for name, section in asdict(config).items():
+        if name not in HOW_SECTIONS:
+            flat.update(section)
     del flat["output"]
     del flat["weights"]  # wherever they came from, their checksum decides
     flat["weights sha256"] = weights.sha256
-    flat["references"] = _listing_checksum(references)
+    for option, items in exemplars.items():
+        flat[f"{option}s"] = _listing_checksum(items)
     return _plain(flat)
 
 
@@ -193,12 +217,17 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
+def program(config: JobConfig) -> str:
+    """Return what ``run.json`` calls the job."""
+    return f"{PROGRAM} {config.job}"
+
+
 def run_record(run: PreparedRun) -> dict[str, Any]:
     """Return what ``run.json`` says of a run."""
-    settings = deciding_settings(run.config, run.weights, run.references)
+    settings = deciding_settings(run.config, run.weights, run.exemplars)
     versions = {name.replace("-", "_"): metadata.version(name) for name in _DISTRIBUTIONS}
     return {
-        "program": PROGRAM,
+        "program": program(run.config),
         "fingerprint": fingerprint(settings),
         "settings": settings,
         "config": _plain(asdict(run.config)),
@@ -208,7 +237,11 @@ def run_record(run: PreparedRun) -> dict[str, Any]:
             "origin": run.weights.origin,
             "sha256": run.weights.sha256,
         },
-        "references": {"count": len(run.references), "sha256": _listing_checksum(run.references)},
+        "exemplars": {
+            option: {"count": len(items), "sha256": _listing_checksum(items)}
+            for option, items in run.exemplars.items()
+        },
+        "steps": len(run.config.strengths),
         "planned": {"images": sum(len(shard.items) for shard in run.shards), "shards": len(run.shards)},
     }
 
@@ -222,11 +255,11 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _refuse_passwords(config: ColorizeConfig) -> None:
+def _refuse_passwords(config: JobConfig) -> None:
     """Keep secrets out of run.json, rows and logs by never taking them in."""
     places = {
         "input": config.inputs.input,
-        "reference": config.inputs.reference,
+        **exemplar_places(config),
         "output": config.output.output,
         "weights": config.model.weights,
     }
@@ -243,12 +276,12 @@ def _refuse_passwords(config: ColorizeConfig) -> None:
             )
 
 
-def _with_absolute_places(config: ColorizeConfig) -> ColorizeConfig:
+def _with_absolute_places(config: JobConfig) -> JobConfig:
     """Make local places absolute: a worker's folder is not the driver's, and a resume may come from another one."""
-    inputs = replace(
-        config.inputs, input=files.absolute(config.inputs.input), reference=files.absolute(config.inputs.reference)
-    )
-    return replace(config, inputs=inputs, output=replace(config.output, output=files.absolute(config.output.output)))
+    inputs = replace(config.inputs, input=files.absolute(config.inputs.input))
+    output = replace(config.output, output=files.absolute(config.output.output))
+    references = replace(config.references, reference=files.absolute(config.references.reference))
+    return replace(config, inputs=inputs, output=output, references=references)
 
 
 def _existing_record(output: str, names: set[str], mode: str) -> dict[str, Any] | None:
@@ -262,47 +295,7 @@ def _existing_record(output: str, names: set[str], mode: str) -> dict[str, Any] 
                 "program and is left alone; name another --output."
             )
         return None
-    uri = files.join(output, RUN_FILE)
-    try:
-        record = json.loads(files.read_bytes(uri))
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or record.get("program") != PROGRAM:
-        raise SettingsError(f"{uri} was not written by this program; name another --output.")
-    return record
-
-
-def _list_references(config: ColorizeConfig) -> list[InputItem]:
-    inputs = config.inputs
-    named = inputs.image_column is not None or inputs.uri_column is not None
-    try:
-        try:
-            references = list_inputs(inputs.reference, image_column=inputs.image_column, uri_column=inputs.uri_column)
-        except SettingsError:
-            if not named:
-                raise
-            references = list_inputs(inputs.reference)  # the columns may mean the input's table alone
-    except SettingsError as error:
-        raise SettingsError(f"--reference: {error}") from error
-    if inputs.reference_limit is not None and inputs.reference_limit < len(references):
-        drawn = random.Random(inputs.seed).sample(range(len(references)), inputs.reference_limit)
-        references = [references[index] for index in sorted(drawn)]
-    return references
-
-
-def _check_a_reference(references: Sequence[InputItem], max_pixels: int) -> None:
-    """Decode references until one has colour: enough to know, before any actor starts, that there are some."""
-    reader = ItemReader()
-    first: DmtError | None = None
-    for item in references:
-        try:
-            picture = decode_image(reader.read(item.uri), max_pixels=max_pixels)
-            if not is_grey(picture):
-                return
-            raise ImageError("grey", f"{item.id} is grey, and a reference must have colour.")
-        except DmtError as error:
-            first = first or error
-    raise SettingsError(f"None of the {len(references)} references can be used; the first one: {first}")
+    return _read_record(files.join(output, RUN_FILE))
 
 
 def _check_same(output: str, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

@@ -32,17 +32,17 @@ MIN_LOST = 16
 def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, list[str]]:
     """Put weights and exemplars into the object store, once for all actors, and size the pools.
 
-    Returns what the actors share, the pools, and one sentence for each reference that could not be read.
+    Returns what the actors share, the pools, and one sentence for each exemplar that could not be read.
 
     Raises:
-        SettingsError: no reference can be read, or the options ask for more than the cluster has.
+        SettingsError: none of a set of exemplars can be used, or the options ask for more than the cluster has.
     """
     config = run.config
     pools = plan_pools([node["Resources"] for node in ray.nodes() if node["Alive"]], config.compute, len(run.todo))
     arrays = ray.put(run.weights.arrays)
     gpus = pools.reconstruction.num_gpus
     task: Any = ray.remote(num_cpus=0 if gpus else 1, num_gpus=gpus, num_returns=2, max_retries=2)(make_exemplars)
-    exemplars, skipped = task.remote(arrays, list(run.references), config, pools.reconstruction.threads)
+    exemplars, skipped = task.remote(arrays, run.exemplars, config, pools.reconstruction.threads)
     counter: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptCounter)
     try:
         left_out: list[str] = ray.get(skipped)

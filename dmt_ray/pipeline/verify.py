@@ -1,8 +1,9 @@
-"""Is every planned id in exactly one committed row? Reads a few columns of each shard, never the images."""
+"""Is every planned id in exactly one committed row per step? Reads a few columns of each shard, never the images."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dmt_ray.pipeline.commit import committed_shards, shard_uri
-from dmt_ray.pipeline.plan import load_plan
+from dmt_ray.pipeline.plan import load_plan, recorded_steps
 from dmt_ray.storage import files
 
 #: Ids and errors that a report names; the rest is only counted.
@@ -26,6 +27,7 @@ class VerifyReport:
     planned: int
     rows: int
     errors: int
+    steps: int = 1
     missing: list[str] = field(default_factory=list)
     duplicated: list[str] = field(default_factory=list)
     unplanned: list[str] = field(default_factory=list)
@@ -33,7 +35,7 @@ class VerifyReport:
 
     @property
     def complete(self) -> bool:
-        """Every planned id has exactly one row, and no other id has any."""
+        """Every planned id has exactly one row per step, and no other id has any."""
         return not (self.missing or self.duplicated or self.unplanned)
 
     @property
@@ -43,7 +45,8 @@ class VerifyReport:
 
     def sentences(self) -> list[str]:
         """Say what was found, one fact a line."""
-        lines = [f"{self.planned} planned, {self.rows} rows: {self.rows - self.errors} ok, {self.errors} errors."]
+        planned = f"{self.planned} planned" + (f" x {self.steps} steps" if self.steps > 1 else "")
+        lines = [f"{planned}, {self.rows} rows: {self.rows - self.errors} ok, {self.errors} errors."]
         for name, ids in (("missing", self.missing), ("duplicated", self.duplicated), ("unplanned", self.unplanned)):
             if ids:
                 shown = ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")
@@ -62,34 +65,40 @@ def verify_output(output: str) -> VerifyReport:
         StorageError: a file cannot be read.
     """
     planned = [item.id for shard in load_plan(output) for item in shard.items]
-    found: Counter[str] = Counter()
+    steps = recorded_steps(output)
+    found: Counter[tuple[str, int]] = Counter()
     errors = 0
     first_errors: list[str] = []
     uris = [shard_uri(output, shard) for shard in sorted(committed_shards(output))]
     with ThreadPoolExecutor(READERS) as threads:
         tables = list(threads.map(_read_columns, uris))
     for table in tables:
-        found.update(table["id"].to_pylist())
+        found.update(zip(table["id"].to_pylist(), table["step"].to_pylist(), strict=True))
         for row in table.to_pylist():
             if row["status"] == "error":
                 errors += 1
                 if len(first_errors) < SHOWN:
                     first_errors.append(f"{row['id']}: {row['error']} ({row['error_type']})")
-    known = set(planned)
+    known = {(id_, step) for id_ in planned for step in range(steps)}
     return VerifyReport(
         planned=len(planned),
+        steps=steps,
         rows=found.total(),
         errors=errors,
-        missing=[id_ for id_ in planned if id_ not in found],
-        duplicated=[id_ for id_, count in found.items() if count > 1],
-        unplanned=[id_ for id_ in found if id_ not in known],
+        missing=[id_ for id_ in planned if any((id_, step) not in found for step in range(steps))],
+        duplicated=_ids(key for key, count in found.items() if count > 1),
+        unplanned=_ids(key for key in found if key not in known),
         first_errors=first_errors,
     )
+
+
+def _ids(keys: Iterable[tuple[str, int]]) -> list[str]:
+    return list(dict.fromkeys(id_ for id_, _ in keys))
 
 
 def _read_columns(uri: str) -> pa.Table:
     try:
         with files.open_file(uri) as file:
-            return pq.read_table(file, columns=["id", "status", "error_type", "error"])
+            return pq.read_table(file, columns=["id", "step", "status", "error_type", "error"])
     except (pa.ArrowException, ValueError) as error:
         raise files.StorageError(uri, f"is not a shard of this program ({error})") from error

@@ -7,34 +7,24 @@ alone; the same cut lets a batch that does not fit into memory go through in sma
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from dmt_ray.config import ColorizeConfig
-from dmt_ray.errors import DmtError, ImageError, SettingsError
-from dmt_ray.method.recolor import (
-    Displacement,
-    Recolorer,
-    Reconstruction,
-    assemble,
-    build_exemplars,
-    is_grey,
-    working_luma,
-)
-from dmt_ray.method.recolor import working_rgb as to_working_rgb
-from dmt_ray.method.vgg import VGG
+from dmt_ray.errors import DmtError, ImageError
+from dmt_ray.method.displacement import Displacement, Edit
 from dmt_ray.pipeline.commit import rows_table
+from dmt_ray.pipeline.editors import READER_THREADS, JobConfig, make_editor
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.images import decode_image, encode_image
-from dmt_ray.storage.inputs import InputItem, ItemReader
+from dmt_ray.storage.inputs import InputItem
+from dmt_ray.storage.reading import SharedReader
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +46,13 @@ TRAVERSED_SCHEMA = pa.schema(
     ]
 )
 
-#: Threads that read and decode beside the model; reading from an object store is mostly waiting.
-READER_THREADS = 4
-
 
 class Workbench:
     """A model on a device, with all that one actor needs to turn items into rows.
 
     Parameters:
         arrays: network weights by torchvision name.
-        exemplars: what ``build_exemplars`` made.
+        exemplars: what ``learn_exemplars`` made.
         config: the run's options.
         device: torch device, such as ``cuda:0``.
         weights_label: goes into every row.
@@ -76,14 +63,14 @@ class Workbench:
         self,
         arrays: Mapping[str, Array],
         exemplars: Mapping[str, Array],
-        config: ColorizeConfig,
+        config: JobConfig,
         *,
         device: str,
         weights_label: str,
         worker: str,
     ) -> None:
-        self.network = make_network(arrays, config, device)
-        self.recolorer = Recolorer(self.network, exemplars, config)
+        self.device = device
+        self.editor = make_editor(arrays, exemplars, config, device)
         self.config = config
         self.weights_label = weights_label
         self.worker = worker
@@ -95,7 +82,7 @@ class Workbench:
         rows: list[dict[str, Any]] = []
         for batch in _batches(items, self.config.compute.batch_size):
             loaded = list(self._threads.map(self._load, batch))
-            good = [one for one in loaded if one.luma is not None]
+            good = [one for one in loaded if one.picture is not None]
             started = time.perf_counter()
             moved = guarded(self._traverse_batch, good)
             seconds = (time.perf_counter() - started) / max(1, len(good))
@@ -124,7 +111,7 @@ class Workbench:
         try:
             data = self._reader.read(item.uri)
             rgb = decode_image(data, max_pixels=self.config.inputs.max_pixels)
-            one.luma = working_luma(rgb, self.config.model.size)
+            one.picture = self.editor.working(rgb)
             one.row["source"] = data
         except Exception as error:  # every reason is a row, never the end of the shard
             one.row |= _error_fields(error)
@@ -132,85 +119,84 @@ class Workbench:
         return one
 
     def _traverse_batch(self, batch: Sequence[_Loaded]) -> list[Displacement]:
-        return self.recolorer.traverse(np.stack([one.luma for one in batch if one.luma is not None]))
+        return self.editor.traverse(np.stack([one.picture for one in batch if one.picture is not None]))
 
     def _reconstruct_rows(self, batch: pa.Table, attempts: int) -> list[dict[str, Any]]:
         sources: list[_Source] = []
-        rows: list[dict[str, Any]] = []
         for index, row in enumerate(batch.drop_columns(["source", "displacement"]).to_pylist()):
-            rows.append(
-                row
-                | {
-                    "uri": masked(row["uri"]),
-                    "strength": self.config.traversal.strength,
-                    "status": "ok" if row["error_type"] is None else "error",
-                    "attempts": attempts,
-                    "worker": self.worker,
-                    "weights": self.weights_label,
-                }
-            )
+            row |= {
+                "uri": masked(row["uri"]),
+                "attempts": attempts,
+                "worker": self.worker,
+                "weights": self.weights_label,
+            }
+            one = _Source(row)
             if row["error_type"] is None:
-                source = batch["source"][index].as_buffer().to_pybytes()
-                displacement = Displacement.from_bytes(batch["displacement"][index].as_py())
-                sources.append(_Source(rows[-1], source, displacement))
+                one.data = batch["source"][index].as_buffer().to_pybytes()
+                one.displacement = Displacement.from_bytes(batch["displacement"][index].as_py())
+            sources.append(one)
         # Only now are the pictures as large as they are: one batch of them at a time.
         decoded = [one for one in self._threads.map(self._decode, sources) if one.rgb is not None]
         started = time.perf_counter()
         results = guarded(self._reconstruct_batch, decoded)
         seconds = (time.perf_counter() - started) / max(1, len(decoded))
         list(self._threads.map(self._finish, decoded, results, [seconds] * len(decoded)))
-        return rows
+        return [row for one in sources for row in (one.rows or error_rows(one.row, self.config))]
 
     def _decode(self, one: _Source) -> _Source:
+        if one.data is None:
+            return one
         try:
             one.rgb = decode_image(one.data, max_pixels=self.config.inputs.max_pixels)
         except Exception as error:
-            one.row |= _error_fields(error) | {"status": "error"}
+            one.row |= _error_fields(error)
         return one
 
-    def _reconstruct_batch(self, batch: Sequence[_Source]) -> list[Reconstruction]:
-        size = self.config.model.size
-        luma = np.stack([working_luma(one.rgb, size) for one in batch if one.rgb is not None])
-        return self.recolorer.reconstruct(luma, [one.displacement for one in batch])
+    def _reconstruct_batch(self, batch: Sequence[_Source]) -> list[list[Edit]]:
+        pictures = np.stack([self.editor.working(one.rgb) for one in batch if one.rgb is not None])
+        return self.editor.reconstruct(pictures, [one.displacement for one in batch if one.displacement is not None])
 
-    def _finish(self, one: _Source, result: Reconstruction | Exception, seconds: float) -> None:
-        started = time.perf_counter()
-        output = self.config.output
+    def _finish(self, one: _Source, result: list[Edit] | Exception, seconds: float) -> None:
+        """Make the rows of one image, or note in its row why there are none."""
         try:
             if isinstance(result, Exception):
                 raise result
             assert one.rgb is not None
-            picture = assemble(one.rgb, result.chroma, output.resolution)
-            moved = one.displacement
-            one.row |= {
-                "image": encode_image(picture, output.image_format, output.image_quality),
-                "image_format": output.image_format,
-                "width": picture.shape[1],
-                "height": picture.shape[0],
-                "strength": moved.strength,
-                "budget_weight": moved.budget_weight,
-                "displacement_norm": moved.displacement_norm,
-                "witness_before": moved.witness_before,
-                "witness_after": moved.witness_after,
-                "feature_loss_before": result.feature_loss_before,
-                "feature_loss_after": result.feature_loss_after,
-                "iterations": result.iterations,
-                "psnr_to_input": result.psnr_to_input,
-                "ssim_to_input": result.ssim_to_input,
-            }
+            assert one.displacement is not None
+            for step, (edit, moved) in enumerate(zip(result, one.displacement.steps, strict=True)):
+                started = time.perf_counter()
+                row = self._row(one.rgb, edit) | asdict(moved)
+                row["seconds_reconstruct"] = seconds / len(result) + time.perf_counter() - started
+                shares = {name: one.row[name] / len(result) for name in ("seconds_read", "seconds_traverse")}
+                one.rows.append(one.row | shares | {"step": step, "status": "ok"} | row)
         except Exception as error:
-            one.row |= _error_fields(error) | {"status": "error"}
+            one.rows = []
+            one.row |= _error_fields(error) | {"seconds_reconstruct": seconds}
         finally:
             one.rgb = None
-            one.row["seconds_reconstruct"] = seconds + time.perf_counter() - started
+
+    def _row(self, rgb: Array, edit: Edit) -> dict[str, Any]:
+        output = self.config.output
+        picture = self.editor.assemble(rgb, edit)
+        return {
+            "image": encode_image(picture, output.image_format, output.image_quality),
+            "image_format": output.image_format,
+            "width": picture.shape[1],
+            "height": picture.shape[0],
+            "feature_loss_before": edit.feature_loss_before,
+            "feature_loss_after": edit.feature_loss_after,
+            "iterations": edit.iterations,
+            "psnr_to_input": edit.psnr_to_input,
+            "ssim_to_input": edit.ssim_to_input,
+        }
 
 
 @dataclass
 class _Loaded:
-    """An item on its way through the traversal: its row so far, and its working luma when it could be read."""
+    """An item on its way through the traversal: its row so far, and its working picture when it could be read."""
 
     row: dict[str, Any]
-    luma: Array | None = None
+    picture: Array | None = None
 
 
 @dataclass
@@ -218,24 +204,10 @@ class _Source:
     """An item on its way through the reconstruction."""
 
     row: dict[str, Any]
-    data: bytes
-    displacement: Displacement
+    data: bytes | None = None
+    displacement: Displacement | None = None
     rgb: Array | None = None
-
-
-class SharedReader:
-    """An ``ItemReader`` for several threads: plain files side by side, Parquet cells one by one."""
-
-    def __init__(self) -> None:
-        self._reader = ItemReader()
-        self._lock = threading.Lock()
-
-    def read(self, uri: str) -> bytes:
-        """Return the encoded bytes at ``uri``; raises ``StorageError``."""
-        if "#row=" in uri:
-            with self._lock:
-                return self._reader.read(uri)
-        return self._reader.read(uri)
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
 
 class DeviceLostError(RuntimeError):
@@ -272,58 +244,25 @@ def _is_device_lost(error: Exception) -> bool:
     return lost is not None and isinstance(error, lost) and not isinstance(error, torch.OutOfMemoryError)
 
 
-def make_network(arrays: Mapping[str, Array], config: ColorizeConfig, device: str) -> VGG:
-    """Build the run's network on a device."""
-    model = config.model
-    return VGG(arrays, model.backbone, model.taps, precision=model.precision, device=torch.device(device))
+def crash_row(item: InputItem, config: JobConfig, *, error: str, attempts: int, weights_label: str) -> pa.Table:
+    """Return the rows of an image whose process died each time it was tried."""
+    row = {
+        "id": item.id,
+        "uri": masked(item.uri),
+        "error_type": "crash",
+        "error": error,
+        "attempts": attempts,
+        "weights": weights_label,
+    }
+    return rows_table(error_rows(row, config))
 
 
-def learn_exemplars(
-    arrays: Mapping[str, Array], references: Sequence[InputItem], config: ColorizeConfig, device: str
-) -> tuple[dict[str, Array], list[str]]:
-    """Read the reference photos and make what all actors share.
-
-    Returns the exemplars, and one sentence for each reference that had to be left out.
-
-    Raises:
-        SettingsError: no reference can be read, or none has colour.
-    """
-    reader = SharedReader()
-
-    def load(item: InputItem) -> Array | str:
-        try:
-            rgb = decode_image(reader.read(item.uri), max_pixels=config.inputs.max_pixels)
-            picture = to_working_rgb(rgb, config.model.size)
-        except DmtError as error:
-            return f"{item.id}: {error}"
-        # A grey reference would teach that what it shows has no colour.
-        return f"{item.id}: The picture is grey, and a reference must have colour." if is_grey(picture) else picture
-
-    with ThreadPoolExecutor(READER_THREADS) as threads:
-        loaded = list(threads.map(load, references))
-    pictures = [one for one in loaded if not isinstance(one, str)]
-    skipped = [one for one in loaded if isinstance(one, str)]
-    if not pictures:
-        raise SettingsError(f"None of the {len(references)} references can be used; the first one: {skipped[0]}")
-    return build_exemplars(make_network(arrays, config, device), np.stack(pictures), config), skipped
-
-
-def crash_row(item: InputItem, config: ColorizeConfig, *, error: str, attempts: int, weights_label: str) -> pa.Table:
-    """Return the row of an image whose process died each time it was tried."""
-    return rows_table(
-        [
-            {
-                "id": item.id,
-                "uri": masked(item.uri),
-                "strength": config.traversal.strength,
-                "status": "error",
-                "error_type": "crash",
-                "error": error,
-                "attempts": attempts,
-                "weights": weights_label,
-            }
-        ]
-    )
+def error_rows(row: Mapping[str, Any], config: JobConfig) -> list[dict[str, Any]]:
+    """Return the rows, one per step as for every image, of one that failed."""
+    return [
+        dict(row) | {"step": step, "strength": strength, "status": "error"}
+        for step, strength in enumerate(config.strengths)
+    ]
 
 
 def _error_fields(error: Exception) -> dict[str, str]:

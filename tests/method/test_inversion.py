@@ -4,7 +4,7 @@ import torch
 from scipy.optimize import minimize
 
 from dmt_ray.method import color, lbfgs
-from dmt_ray.method.inversion import FEATURE_SCALE, ChromaObjective, FeatureLoss, TotalVariation, invert_chroma
+from dmt_ray.method.inversion import FEATURE_SCALE, FeatureLoss, PictureObjective, TotalVariation, invert_chroma
 from dmt_ray.method.vgg import VGG
 
 
@@ -33,7 +33,7 @@ def test_gradient_of_the_objective_equals_finite_differences(
     network: VGG, problem: tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]
 ) -> None:
     luma, targets, start = problem
-    objective = ChromaObjective(network, luma, targets, start, tv_weight=10)
+    objective = PictureObjective(network, targets, start, luma=luma, tv_weight=10)
     x = torch.randn(2, 2 * 64 * 64, generator=torch.Generator().manual_seed(0)) * 5
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     rows = torch.arange(2)
@@ -47,7 +47,7 @@ def test_ends_within_one_percent_of_scipys_lbfgsb_on_the_same_objective(
     network: VGG, problem: tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]
 ) -> None:
     luma, targets, start = problem
-    objective = ChromaObjective(network, luma, targets, start, tv_weight=1)
+    objective = PictureObjective(network, targets, start, luma=luma, tv_weight=1)
     found = lbfgs.minimise(
         objective, start.flatten(1), iterations=60, lower=-color.CHROMA_BOUND, upper=color.CHROMA_BOUND, first_step=90
     )
@@ -78,7 +78,7 @@ def test_finds_the_colours_whose_features_it_is_given(
     truth = color.chroma(torch.tensor(pictures[:2]).permute(0, 3, 1, 2).float())
     found = invert_chroma(network, luma, targets, start, tv_weight=0.1, iterations=80)
     assert (found.feature_loss_after < 0.1 * found.feature_loss_before).all()
-    error = (found.chroma - truth).square().mean().sqrt()
+    error = (found.planes - truth).square().mean().sqrt()
     assert float(error) < 0.35 * float(truth.square().mean().sqrt())
     assert (found.iterations > 5).all()
 
@@ -93,7 +93,7 @@ def test_a_batch_gives_what_its_images_give_alone(
         alone = invert_chroma(
             network, luma[part], [t[part] for t in targets], start[part], tv_weight=5, iterations=15
         )
-        difference = (alone.chroma[0] - together.chroma[b]).square().mean()
+        difference = (alone.planes[0] - together.planes[b]).square().mean()
         assert 10 * torch.log10(255**2 / difference) > 45
 
 
@@ -102,5 +102,5 @@ def test_no_iterations_return_the_start(
 ) -> None:
     luma, targets, start = problem
     found = invert_chroma(network, luma, targets, start + 7, tv_weight=5, iterations=0)
-    assert torch.equal(found.chroma, start + 7)
+    assert torch.equal(found.planes, start + 7)
     assert (found.iterations == 0).all()

@@ -4,23 +4,26 @@ import numpy as np
 import pytest
 import torch
 
-from dmt_ray.config import ColorizeConfig, InputConfig, InversionConfig, ModelConfig, OutputConfig, TraversalConfig
-from dmt_ray.method import color
-from dmt_ray.method.recolor import (
-    Displacement,
-    Recolorer,
-    assemble,
-    build_exemplars,
-    is_grey,
-    working_luma,
-    working_rgb,
+from dmt_ray.config import (
+    ColorizeConfig,
+    InputConfig,
+    InversionConfig,
+    ModelConfig,
+    OutputConfig,
+    ReferenceConfig,
+    TraversalConfig,
 )
+from dmt_ray.method import color
+from dmt_ray.method.displacement import Displacement
+from dmt_ray.method.pictures import working_rgb
+from dmt_ray.method.recolor import Recolorer, assemble, build_exemplars, is_grey, working_luma
 from dmt_ray.method.vgg import VGG
 
 
 def configure(traversal: str) -> ColorizeConfig:
     return ColorizeConfig(
-        InputConfig("in", "references"),
+        InputConfig("in"),
+        ReferenceConfig("references"),
         OutputConfig("out"),
         ModelConfig(size=64, weights="random:0", precision="fp32"),
         TraversalConfig(traversal=traversal, neighbors=16),  # type: ignore[arg-type]
@@ -53,14 +56,15 @@ def test_colours_come_back_for_held_out_pictures(
     displacements = recolorer.traverse(luma)
     found = recolorer.reconstruct(luma, displacements)
     truth = color.chroma(torch.tensor(pictures[:2]).permute(0, 3, 1, 2).float()).numpy()
-    for displacement, result, expected in zip(displacements, found, truth, strict=True):
-        assert result.chroma.shape == (2, 64, 64)
-        assert np.square(result.chroma - expected).mean() < 0.5 * np.square(expected).mean()
+    for displacement, (result,), expected in zip(displacements, found, truth, strict=True):
+        (figures,) = displacement.steps
+        assert result.planes.shape == (2, 64, 64)
+        assert np.square(result.planes - expected).mean() < 0.5 * np.square(expected).mean()
         assert result.feature_loss_after < result.feature_loss_before
         assert 0 < result.iterations <= 8
         assert 0 < result.ssim_to_input <= 1
-        assert displacement.displacement_norm > 0
-        assert (displacement.budget_weight is None) == (config.traversal.traversal == "local")
+        assert figures.displacement_norm > 0
+        assert (figures.budget_weight is None) == (config.traversal.traversal == "local")
 
 
 def test_result_does_not_depend_on_the_batch_nor_on_the_trip_as_bytes(
@@ -72,18 +76,16 @@ def test_result_does_not_depend_on_the_batch_nor_on_the_trip_as_bytes(
     together = recolorer.reconstruct(luma, recolorer.traverse(luma))
     again = recolorer.reconstruct(luma, recolorer.traverse(luma))
     for b in range(3):
-        np.testing.assert_array_equal(together[b].chroma, again[b].chroma)
+        np.testing.assert_array_equal(together[b][0].planes, again[b][0].planes)
         part = luma[b : b + 1]
         (sent,) = recolorer.traverse(part)
         received = Displacement.from_bytes(sent.to_bytes())
-        for field in dataclasses.fields(Displacement):
-            if field.name != "arrays":
-                assert getattr(received, field.name) == getattr(sent, field.name)
+        assert list(received.steps) == list(sent.steps)
         for name, array in sent.arrays.items():
             np.testing.assert_array_equal(received.arrays[name], array)
             assert received.arrays[name].dtype == array.dtype
-        (alone,) = recolorer.reconstruct(part, [received])
-        error = np.square(alone.chroma - together[b].chroma).mean()
+        ((alone,),) = recolorer.reconstruct(part, [received])
+        error = np.square(alone.planes - together[b][0].planes).mean()
         assert 10 * np.log10(255**2 / max(error, 1e-12)) > 45
 
 
@@ -115,14 +117,19 @@ def test_strength_turns_the_colour_down_to_none(
 ) -> None:
     config, exemplars = setting
     luma = lumas(pictures[:1])
-    colourfulness = []
-    for strength in (0.0, 0.4, 1.0):
-        settings = dataclasses.replace(config, traversal=dataclasses.replace(config.traversal, strength=strength))
-        recolorer = Recolorer(network, exemplars, settings)
-        (found,) = recolorer.reconstruct(luma, recolorer.traverse(luma))
-        colourfulness.append(float(np.linalg.norm(found.chroma, axis=0).mean()))
+
+    def found(*strengths: float) -> list[np.ndarray]:
+        traversal = dataclasses.replace(config.traversal, strength=strengths)
+        recolorer = Recolorer(network, exemplars, dataclasses.replace(config, traversal=traversal))
+        (edits,) = recolorer.reconstruct(luma, recolorer.traverse(luma))
+        return [edit.planes for edit in edits]
+
+    sweep = found(0.0, 0.4, 1.0)
+    colourfulness = [float(np.linalg.norm(planes, axis=0).mean()) for planes in sweep]
     assert colourfulness[0] < 0.5
     assert colourfulness[0] < colourfulness[1] < colourfulness[2]
+    (alone,) = found(1.0)
+    assert np.square(sweep[2] - alone).mean() < 0.02 * np.square(alone).mean()  # warm or cold, the same colours
 
 
 def test_grey_pictures_are_told_from_coloured_ones(pictures: np.ndarray) -> None:

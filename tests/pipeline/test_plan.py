@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from dmt_ray.errors import SettingsError
-from dmt_ray.pipeline.colorize import run_colorize
 from dmt_ray.pipeline.commit import commit_shard, committed_shards, rows_table
+from dmt_ray.pipeline.editors import learn_exemplars
 from dmt_ray.pipeline.plan import load_plan, prepare_run, run_record, write_run
+from dmt_ray.pipeline.run import run_job
 from dmt_ray.pipeline.verify import verify_output
-from dmt_ray.pipeline.work import learn_exemplars
 
 
 @pytest.fixture
@@ -21,7 +21,9 @@ def written(configure, tmp_path):
     write_run(run)
     for shard in run.shards[:2]:
         commit_shard(
-            str(tmp_path / "out"), shard.number, [rows_table({"id": i.id, "status": "ok"} for i in shard.items)]
+            str(tmp_path / "out"),
+            shard.number,
+            [rows_table({"id": i.id, "step": 0, "status": "ok"} for i in shard.items)],
         )
     return run
 
@@ -39,7 +41,7 @@ def test_run_json_tells_what_made_the_output(written, tmp_path):
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["config"]["model"]["size"] == 64
     assert record["weights"] == {"backbone": "vgg16", "origin": "random:0", "sha256": written.weights.sha256}
-    assert record["references"]["count"] == 5
+    assert record["exemplars"]["reference"]["count"] == 5
     assert {"dmt_ray", "torch", "torchvision", "ray", "pyarrow", "python"} == set(record["versions"])
     assert len(record["fingerprint"]) == 64
 
@@ -77,7 +79,10 @@ def test_settings_that_change_no_result_may_change(written, configure):
     ("options", "names"),
     [
         ({"size": 96}, ["size was 64 and is 96 now"]),
-        ({"strength": 3.0, "iterations": 5}, ["strength was 2.0 and is 3.0 now", "iterations was 2 and is 5 now"]),
+        (
+            {"strength": 3.0, "iterations": 5},
+            ["strength was [2.0] and is [3.0] now", "iterations was 2 and is 5 now"],
+        ),
         ({"weights": "random:1"}, ["weights sha256 was"]),
         ({"reference_limit": 3}, ["reference_limit was None and is 3 now", "references was"]),
         ({"shard_size": 3}, ["shard_size was 2 and is 3 now"]),
@@ -144,14 +149,14 @@ def test_a_crash_while_overwriting_leaves_a_folder_that_still_works(written, con
 
 def test_dry_run_writes_nothing(configure, tmp_path):
     said = []
-    assert run_colorize(configure(dry_run=True), said.append) == 0
+    assert run_job(configure(dry_run=True), said.append) == 0
     assert "6 images in 3 shards, 6 of them in 3 shards to do; 5 references" in said[0]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_reference_limit_draws_by_seed(configure):
     def drawn(**options):
-        return [item.id for item in prepare_run(configure(**options)).references]
+        return [item.id for item in prepare_run(configure(**options)).exemplars["reference"]]
 
     assert drawn(reference_limit=3, seed=1) == drawn(reference_limit=3, seed=1)
     assert len({tuple(drawn(reference_limit=3, seed=seed)) for seed in range(6)}) > 1
@@ -170,11 +175,11 @@ def test_grey_references_teach_nothing(configure, tmp_path, photos):
     folder = tmp_path / "references"
     folder.mkdir()
     shutil.copy(photos / "inputs" / "photo-0.jpg", folder / "grey.jpg")
-    with pytest.raises(SettingsError, match=r"None of the 1 references can be used.*grey\.jpg is grey"):
+    with pytest.raises(SettingsError, match=r"None of the 1 references can be used.*grey\.jpg: The picture is grey"):
         prepare_run(configure(reference=str(folder)))
     shutil.copy(photos / "references" / "0.png", folder / "colour.png")
     run = prepare_run(configure(reference=str(folder)))
-    exemplars, left_out = learn_exemplars(run.weights.arrays, run.references, run.config, "cpu")
+    exemplars, left_out = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu")
     assert left_out == ["grey.jpg: The picture is grey, and a reference must have colour."]
     assert len(exemplars["chroma"]) == 64  # the cells of one reference
 
@@ -191,11 +196,13 @@ def test_verify_finds_missing_doubled_and_unplanned_rows(written, tmp_path):
     assert not report.complete
     assert (report.planned, report.rows, report.missing) == (6, 4, ["photo-3.jpg", "truncated.jpg"])
     ids = ["photo-3.jpg", "truncated.jpg", "photo-0.jpg", "stranger.jpg"]
-    commit_shard(out, 2, [rows_table({"id": i, "status": "error", "error_type": "e", "error": "x"} for i in ids)])
+    commit_shard(
+        out, 2, [rows_table({"id": i, "step": 0, "status": "error", "error_type": "e", "error": "x"} for i in ids)]
+    )
     report = verify_output(out)
     assert (report.missing, report.duplicated, report.unplanned) == ([], ["photo-0.jpg"], ["stranger.jpg"])
     assert report.errors == 4
     assert not report.complete
-    commit_shard(out, 2, [rows_table({"id": i, "status": "ok"} for i in ids[:2])])
+    commit_shard(out, 2, [rows_table({"id": i, "step": 0, "status": "ok"} for i in ids[:2])])
     assert verify_output(out).complete
     assert replace(verify_output(out), errors=3).error_rate == 0.5

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from dmt_ray.pipeline.commit import ROW_SCHEMA
+from dmt_ray.pipeline.editors import learn_exemplars
 from dmt_ray.pipeline.plan import prepare_run
-from dmt_ray.pipeline.work import TRAVERSED_SCHEMA, Workbench, guarded, learn_exemplars
+from dmt_ray.pipeline.work import TRAVERSED_SCHEMA, Workbench, guarded
 from dmt_ray.storage.images import decode_image
 
 
@@ -35,7 +36,7 @@ def test_guarded_halves_what_does_not_fit():
 
 def bench_of(config):
     run = prepare_run(config)
-    exemplars, skipped = learn_exemplars(run.weights.arrays, run.references, run.config, "cpu")
+    exemplars, skipped = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu")
     assert skipped == []
     bench = Workbench(
         run.weights.arrays, exemplars, run.config, device="cpu", weights_label=run.weights_label, worker="here:1"

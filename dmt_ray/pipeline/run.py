@@ -1,4 +1,4 @@
-"""The colorize job from its options to its exit code: plan, stream, commit, verify."""
+"""A job from its options to its exit code: plan, stream, commit, verify."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from dmt_ray.config import ColorizeConfig
 from dmt_ray.errors import DmtError
+from dmt_ray.pipeline.editors import JobConfig
 from dmt_ray.pipeline.plan import PreparedRun, prepare_run, write_run
 from dmt_ray.pipeline.progress import Progress
 from dmt_ray.pipeline.verify import VerifyReport, verify_output
@@ -24,8 +24,8 @@ EXIT_ERRORS = 4
 _STAGES = ("read", "traverse", "reconstruct")
 
 
-def run_colorize(config: ColorizeConfig, say: Callable[[str], None] = logger.info) -> int:
-    """Colorize a dataset and return the process's exit code.
+def run_job(config: JobConfig, say: Callable[[str], None] = logger.info) -> int:
+    """Work through a dataset and return the process's exit code.
 
     Attaches to a running Ray, and starts a local one otherwise. Every check that needs no actor comes before that.
 
@@ -34,7 +34,7 @@ def run_colorize(config: ColorizeConfig, say: Callable[[str], None] = logger.inf
         say: gets the closing summary, a line at a time.
 
     Returns:
-        0 every planned input has a row; 3 some have none; 4 more error rows than ``max_error_rate``.
+        0 every planned input has its rows; 3 some have none; 4 more error rows than ``max_error_rate``.
 
     Raises:
         SettingsError: the options, the input or the output do not allow the run; nothing was written.
@@ -50,7 +50,8 @@ def run_colorize(config: ColorizeConfig, say: Callable[[str], None] = logger.inf
     if run.todo:
         skipped = _run_on_ray(run, totals)
         if skipped:
-            say(f"{len(skipped)} of {len(run.references)} references were left out; the first: {skipped[0]}")
+            count = sum(map(len, run.exemplars.values()))
+            say(f"{len(skipped)} of {count} {_exemplars(run)} were left out; the first: {skipped[0]}")
     else:
         write_run(run)
     report = verify_output(config.output.output)
@@ -67,7 +68,7 @@ def exit_code(report: VerifyReport, max_error_rate: float) -> int:
 
 
 def _run_on_ray(run: PreparedRun, totals: dict[str, float]) -> list[str]:
-    """Do what is to do; add the shards' figures to ``totals``; return what was wrong with unread references."""
+    """Do what is to do; add the shards' figures to ``totals``; return what was wrong with unread exemplars."""
     import ray
 
     started_here = not ray.is_initialized()
@@ -94,10 +95,11 @@ def _run_shards(run: PreparedRun, totals: dict[str, float]) -> list[str]:
     if len(run.todo) < pools.reconstruction.actors:
         logger.info("Fewer shards than actors: a smaller --shard-size would use more of this cluster.")
     for line in skipped:
-        logger.warning("A reference was left out: %s", line)
+        logger.warning("An exemplar was left out: %s", line)
     write_run(run)
-    planned = sum(len(shard.items) for shard in run.shards)
-    finished = planned - sum(len(shard.items) for shard in run.todo)
+    steps = len(config.strengths)
+    planned = steps * sum(len(shard.items) for shard in run.shards)
+    finished = planned - steps * sum(len(shard.items) for shard in run.todo)
     began = time.monotonic()
     with Progress(planned, finished, shown=config.run.progress) as progress:
 
@@ -121,13 +123,22 @@ def _run_shards(run: PreparedRun, totals: dict[str, float]) -> list[str]:
     return skipped
 
 
+def _exemplars(run: PreparedRun) -> str:
+    """Name the exemplars as the job's options do."""
+    return " and ".join(f"{option}s" for option in run.exemplars)
+
+
+def _counts(run: PreparedRun) -> str:
+    return ", ".join(f"{len(items)} {option}s" for option, items in run.exemplars.items())
+
+
 def _intentions(run: PreparedRun) -> list[str]:
     config = run.config
     planned = sum(len(shard.items) for shard in run.shards)
     todo = sum(len(shard.items) for shard in run.todo)
     lines = [
         f"{planned} images in {len(run.shards)} shards, {todo} of them in {len(run.todo)} shards to do; "
-        f"{len(run.references)} references; weights {run.weights_label} from {run.weights.origin}.",
+        f"{_counts(run)}; weights {run.weights_label} from {run.weights.origin}.",
         f"Output: {masked(config.output.output)}",
     ]
     if not run.fresh:

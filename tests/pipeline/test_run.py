@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dmt_ray.pipeline.colorize import run_colorize
 from dmt_ray.pipeline.commit import ROW_SCHEMA
+from dmt_ray.pipeline.run import run_job
 from dmt_ray.pipeline.verify import verify_output
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -31,7 +31,7 @@ def stamps(out):
 
 def test_a_run_its_rows_and_its_resume(configure, photos, tmp_path):
     out, said = tmp_path / "out", []
-    assert run_colorize(configure(), said.append) == 4
+    assert run_job(configure(), said.append) == 4
     assert "6 planned, 6 rows: 4 ok, 2 errors." in said
     assert any("empty.jpg" in line for line in said)
     assert list(stamps(out)) == [f"shard-{number:06d}.parquet" for number in range(3)]
@@ -61,13 +61,13 @@ def test_a_run_its_rows_and_its_resume(configure, photos, tmp_path):
 
     before = stamps(out)
     (out / "shards" / "shard-000001.parquet").unlink()
-    assert run_colorize(configure(max_error_rate=0.5)) == 0
+    assert run_job(configure(max_error_rate=0.5)) == 0
     after = stamps(out)
     assert {name for name in before if before[name] != after[name]} == {"shard-000001.parquet"}
     again = pd.read_parquet(str(out / "shards")).set_index("id")
     assert (again.image.dropna() == frame.image.dropna()).all()
     said.clear()
-    assert run_colorize(configure(max_error_rate=0.5), said.append) == 0
+    assert run_job(configure(max_error_rate=0.5), said.append) == 0
     assert "Nothing was left to do." in said
     assert stamps(out) == after
 
@@ -93,7 +93,7 @@ def test_a_killed_reconstruction_actor_costs_nothing(configure, tmp_path):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    code = run_colorize(configure(shard_size=1, batch_size=1, iterations=60, max_error_rate=0.5))
+    code = run_job(configure(shard_size=1, batch_size=1, iterations=60, max_error_rate=0.5))
     killer.join()
     assert killed
     assert code == 0
@@ -133,7 +133,7 @@ def test_an_image_that_kills_its_process_becomes_an_error_row(configure, photos,
     uris = [str(photos / "inputs" / f"photo-{index}.jpg") for index in range(3)]
     pq.write_table(pa.table({"uri": [uris[0], "crash://boom.jpg", *uris[1:]]}), tmp_path / "table.parquet")
     config = configure(input=str(tmp_path / "table.parquet"), max_error_rate=0.25)
-    assert run_colorize(config) == 0
+    assert run_job(config) == 0
     frame = pd.read_parquet(str(tmp_path / "out" / "shards")).set_index("uri")
     assert frame.status.to_dict() == {uris[0]: "ok", "crash://boom.jpg": "error", uris[1]: "ok", uris[2]: "ok"}
     crash = frame.loc["crash://boom.jpg"]
@@ -150,8 +150,8 @@ def test_from_object_store_to_object_store(configure, photos, bucket):
     config = configure(
         input=f"{bucket}/photos/photo-[01].jpg", reference=f"{bucket}/references", output=f"{bucket}/results/first"
     )
-    assert run_colorize(config) == 0
-    assert run_colorize(config) == 0
+    assert run_job(config) == 0
+    assert run_job(config) == 0
     names = sorted(name.removeprefix(f"{bucket[5:]}/results/first/") for name in store.find(f"{bucket}/results"))
     assert names == ["plan.parquet", "run.json", "shards/shard-000000.parquet"]
     frame = pd.read_parquet(f"{bucket}/results/first/shards/shard-000000.parquet")
