@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faulty_s3 import FaultyS3
 from PIL import Image
 
 from dmt_ray.config import (
@@ -25,22 +26,38 @@ from dmt_ray.config import (
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """Start a real S3 server (moto), point every S3 client of this process at it, and give its URL."""
+def s3_proxy() -> Iterator[FaultyS3]:
+    """Start a real S3 server (moto) behind a proxy that can fail, and point every S3 client of this process at it."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
+    proxy = FaultyS3(f"http://{host}:{port}")
+    proxy.start()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", url)
+        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
         patch.setenv("AWS_ACCESS_KEY_ID", "testing")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.delenv("AWS_PROFILE", raising=False)
-        yield url
+        yield proxy
+    proxy.stop()
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server(s3_proxy: FaultyS3) -> str:
+    """The URL of the S3 server."""
+    return s3_proxy.url
+
+
+@pytest.fixture
+def faulty_s3(s3_proxy: FaultyS3) -> Iterator[FaultyS3]:
+    """The S3 server's proxy, to inject faults; they end with the test. Processes started by it are befallen too."""
+    s3_proxy.clear()
+    yield s3_proxy
+    s3_proxy.clear()
 
 
 @pytest.fixture

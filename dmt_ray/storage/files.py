@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import logging
 import os
 import posixpath
 import re
 import secrets
-import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
@@ -21,8 +19,7 @@ from typing import IO, Any, TypeVar, cast
 import fsspec
 
 from dmt_ray.errors import DmtError, SettingsError
-
-logger = logging.getLogger(__name__)
+from dmt_ray.storage import remote, retry
 
 T = TypeVar("T")
 
@@ -32,9 +29,6 @@ _HTTP_TOKEN = re.compile(r"(?i)\b(https?)://[^/\s@]+@")
 _HTTP_QUERY = re.compile(r"(?i)\b(https?://[^?\s]+)\?[^\s'\"]+")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _MAGIC = re.compile(r"[*?\[]")
-
-_ATTEMPTS = 3
-_BACK_OFF_S = 0.3
 
 
 class StorageError(DmtError):
@@ -53,6 +47,24 @@ class StorageError(DmtError):
     def __reduce__(self) -> tuple[type[StorageError], tuple[str, str]]:
         """Keep the fields when the error crosses a process boundary."""
         return type(self), (self.uri, self.reason)
+
+
+class TooLargeError(StorageError):
+    """A file has more bytes than the caller allows.
+
+    Parameters:
+        uri: the place; credentials in it are masked.
+        size: of the file, in bytes.
+        limit: what is allowed, in bytes.
+    """
+
+    def __init__(self, uri: str, size: int, limit: int) -> None:
+        self.size, self.limit = size, limit
+        super().__init__(uri, f"has {size} bytes, and the limit is {limit}")
+
+    def __reduce__(self) -> tuple[type[TooLargeError], tuple[str, int, int]]:  # type: ignore[override]
+        """Keep the fields when the error crosses a process boundary."""
+        return type(self), (self.uri, self.size, self.limit)
 
 
 def masked(text: str) -> str:
@@ -117,32 +129,72 @@ def listing_root(uri: str) -> str:
     return prefix + _MAGIC.split(path_in_store, maxsplit=1)[0].rpartition("/")[0]
 
 
-def read_bytes(uri: str) -> bytes:
-    """Read a whole file; reads from afar are tried three times before they fail.
+def read_bytes(uri: str, *, max_bytes: int | None = None) -> bytes:
+    """Read a whole file.
+
+    Parameters:
+        uri: the file.
+        max_bytes: a larger file is refused, before it is read where its size is known.
 
     Raises:
-        StorageError: missing or unreadable.
+        TooLargeError: more than ``max_bytes``.
+        StorageError: missing or unreadable, also after the tries that ``retry`` allows.
         SettingsError: the URI's scheme is unknown or its driver is not installed.
     """
     if is_local(uri):
-        return _guard(uri, _local_path(uri).read_bytes)
-    fs, path, _ = _remote(uri)
-    return _guard(uri, lambda: cast(bytes, fs.cat_file(path)), attempts=_ATTEMPTS)
+        path = _local_path(uri)
+        if max_bytes is not None:
+            _check_size(uri, _guard(uri, path.stat).st_size, max_bytes)
+        return _guard(uri, path.read_bytes)
+    fs, name, _ = _remote(uri)
+    if max_bytes is not None:
+        _check_size(uri, _guard(uri, lambda: fs.info(name)).get("size"), max_bytes)  # None: the server does not say
+    data = _guard(uri, lambda: cast(bytes, fs.cat_file(name)))
+    if max_bytes is not None:
+        _check_size(uri, len(data), max_bytes)
+    return data
+
+
+def read_range(uri: str, start: int, size: int) -> bytes:
+    """Read ``size`` bytes of a file from offset ``start`` on.
+
+    Raises:
+        StorageError: missing, unreadable, or shorter than that.
+        SettingsError: the URI's scheme is unknown or its driver is not installed.
+    """
+    with open_file(uri) as file:
+        file.seek(start)
+        data = file.read(size)
+    if len(data) != size:
+        raise StorageError(uri, f"ends before byte {start + size}")
+    return data
 
 
 @contextlib.contextmanager
 def open_file(uri: str) -> Iterator[IO[bytes]]:
     """Open a file for seeking and reading parts of it, such as Parquet row groups.
 
+    From afar each read is one request of exactly that range.
+
     Raises:
-        StorageError: missing or unreadable.
+        StorageError: missing or unreadable, also while reading.
         SettingsError: the URI's scheme is unknown or its driver is not installed.
     """
     if is_local(uri):
         file: IO[bytes] = _guard(uri, lambda: _local_path(uri).open("rb"))
     else:
         fs, path, _ = _remote(uri)
-        file = _guard(uri, lambda: cast(IO[bytes], fs.open(path, "rb", cache_type="none")), attempts=_ATTEMPTS)
+        size = _guard(uri, lambda: fs.info(path)).get("size")
+        if size is None:
+            raise StorageError(uri, "the server does not tell its size, so it cannot be read in parts")
+
+        def read(start: int, end: int) -> bytes:
+            data = _guard(uri, lambda: cast(bytes, fs.cat_file(path, start=start, end=end)))
+            if len(data) != end - start:
+                raise StorageError(uri, f"{end - start} bytes were asked for and {len(data)} came")
+            return data
+
+        file = cast(IO[bytes], remote.RangeReader(read, int(size)))
     try:
         yield file
     finally:
@@ -153,7 +205,7 @@ def write_atomic(uri: str, data: bytes) -> None:
     """Write a file so that nobody ever sees half of it under its name; replaces what was there.
 
     A local file is written under a hidden name in its folder (made if missing), flushed to the disk and renamed. An
-    object store gets one upload, which it makes visible when complete.
+    object store gets one upload, which it makes visible when complete; one that fails halfway is made again.
 
     Raises:
         StorageError: cannot be written; no partial or temporary file stays behind.
@@ -163,7 +215,7 @@ def write_atomic(uri: str, data: bytes) -> None:
         _guard(uri, lambda: _write_local(_local_path(uri), data))
         return
     fs, path, _ = _remote(uri)
-    _guard(uri, lambda: fs.pipe_file(path, data), attempts=_ATTEMPTS)
+    _guard(uri, lambda: fs.pipe_file(path, data))
 
 
 def list_names(folder_uri: str) -> set[str]:
@@ -234,15 +286,16 @@ def delete(uri: str, *, recursive: bool = False) -> None:
     fs, path = (
         (fsspec.filesystem("file"), str(_local_path(uri))) if is_local(uri) else _remote(uri)[:2]
     )  # fsspec's local file system refuses to follow a link out of the folder
-    with contextlib.suppress(FileNotFoundError):
-        try:
+
+    def remove() -> None:
+        with contextlib.suppress(FileNotFoundError):
             fs.rm(path, recursive=True) if recursive else fs.rm_file(path)
-        except FileNotFoundError:
+
+    try:
+        _guard(uri, remove)
+    except StorageError:
+        if exists(uri):
             raise
-        except Exception as error:
-            if not exists(uri):
-                return
-            raise StorageError(uri, _reason(error)) from error
 
 
 def check_writable(folder_uri: str) -> None:
@@ -283,7 +336,7 @@ def _remote(uri: str) -> tuple[Any, str, str]:
     if "::" in uri:
         raise SettingsError(f"{masked(uri)} is a chained URI (::), which is not supported; unpack the archive first.")
     try:
-        fs, path = fsspec.core.url_to_fs(uri)
+        fs, path = remote.find_file_system(uri)
     except ImportError as error:
         extra = _EXTRAS.get(scheme)
         hint = f"pip install 'dmt-ray[{extra}]'" if extra else masked(str(error))
@@ -292,7 +345,6 @@ def _remote(uri: str) -> tuple[Any, str, str]:
         raise SettingsError(f"{masked(uri)} cannot be used: {masked(str(error)).rstrip('.')}.") from error
     except Exception as error:
         raise StorageError(uri, _reason(error)) from error
-    fs.invalidate_cache()  # other processes write what we list
     trimmed = uri.rstrip("/") if not uri.endswith("://") else uri
     path = path.rstrip("/") or path
     prefix = trimmed[: -len(path)] if path and trimmed.endswith(path) else f"{scheme}://"
@@ -388,8 +440,15 @@ def _kind(fs: Any, path: str) -> str | None:
     """
     try:
         return str(fs.info(path)["type"])
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if retry.may_pass(error):  # a web server's "busy" comes as a missing file
+            raise
         return None
+
+
+def _check_size(uri: str, size: int | None, max_bytes: int) -> None:
+    if size is not None and size > max_bytes:
+        raise TooLargeError(uri, size, max_bytes)
 
 
 def _write_local(path: Path, data: bytes) -> None:
@@ -415,19 +474,16 @@ def _write_local(path: Path, data: bytes) -> None:
             os.close(descriptor)
 
 
-def _guard(uri: str, action: Callable[[], T], *, attempts: int = 1) -> T:
-    """Run an action on a file; what is likely to pass is tried again, and what remains becomes a StorageError."""
-    for attempt in range(1, attempts + 1):
-        try:
+def _guard(uri: str, action: Callable[[], T]) -> T:
+    """Run an action on a file; afar, what may pass is tried again. What remains becomes a StorageError."""
+    try:
+        if is_local(uri):
             return action()
-        except DmtError:
-            raise
-        except Exception as error:
-            if attempt == attempts or isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
-                raise StorageError(uri, _reason(error)) from error
-            logger.warning("%s: %s; trying again", masked(uri), masked(_reason(error)))
-            time.sleep(_BACK_OFF_S * 3 ** (attempt - 1))
-    raise AssertionError("unreachable")
+        return retry.call(action, lambda error: f"{masked(uri)}: {masked(_reason(error))}")
+    except DmtError:
+        raise
+    except Exception as error:
+        raise StorageError(uri, _reason(error)) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -438,6 +494,8 @@ def _reason(error: BaseException) -> str:
         (NotADirectoryError, "a part of the path is a file, not a folder"),
         (FileExistsError, "a part of the path is a file, not a folder"),
     ]
+    if isinstance(error, FileNotFoundError) and error.__cause__ and retry.may_pass(error):
+        error = error.__cause__  # see _kind
     for kind, words in known:
         if isinstance(error, kind):
             return words

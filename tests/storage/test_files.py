@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from dmt_ray.errors import SettingsError
-from dmt_ray.storage import files
-from dmt_ray.storage.files import StorageError, join
+from dmt_ray.storage import files, retry
+from dmt_ray.storage.files import StorageError, TooLargeError, join
 
 
 def fill(folder: str, *names: str) -> None:
@@ -256,8 +256,8 @@ class Flaky(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_reads_from_afar_are_tried_three_times(monkeypatch):
-    monkeypatch.setattr(files, "_BACK_OFF_S", 0.01)
+def test_reads_from_afar_are_tried_a_bounded_number_of_times(monkeypatch):
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -268,7 +268,9 @@ def test_reads_from_afar_are_tried_three_times(monkeypatch):
         Flaky.failures, Flaky.requests = 99, 0
         with pytest.raises(StorageError, match="503"):
             files.read_bytes(uri)
-        assert Flaky.requests == 3
+        assert Flaky.requests == retry.ATTEMPTS
+        with pytest.raises(StorageError, match="503"):  # and not "does not exist"
+            files.exists(uri)
     finally:
         server.shutdown()
         server.server_close()
@@ -281,6 +283,22 @@ def test_open_file_reads_parts(folder):
         assert file.read(3) == b"cde"
     with pytest.raises(StorageError, match="does not exist"), files.open_file(join(folder, "gone")):
         pass
+
+
+def test_a_range_of_a_file(folder):
+    fill(folder, "abcdef")
+    assert files.read_range(join(folder, "abcdef"), 2, 3) == b"cde"
+    with pytest.raises(StorageError, match="ends before byte 7"):
+        files.read_range(join(folder, "abcdef"), 2, 5)
+
+
+def test_a_file_with_too_many_bytes_is_refused(folder):
+    fill(folder, "abcdef")
+    assert files.read_bytes(join(folder, "abcdef"), max_bytes=6) == b"abcdef"
+    with pytest.raises(TooLargeError, match="has 6 bytes, and the limit is 5") as caught:
+        files.read_bytes(join(folder, "abcdef"), max_bytes=5)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.size, again.limit) == (str(caught.value), 6, 5)
 
 
 def test_a_store_that_cannot_be_asked_is_an_error_and_not_a_no(tmp_path):
