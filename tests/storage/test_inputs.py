@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dmt_ray.errors import ImageError, SettingsError
-from dmt_ray.storage import files, inputs
+from dmt_ray.storage import files, table_rows
 from dmt_ray.storage.files import StorageError, join
 from dmt_ray.storage.images import decode_image, encode_image
 from dmt_ray.storage.inputs import InputItem, ItemReader, list_inputs
@@ -226,8 +226,8 @@ def test_one_huge_row_group_is_read_in_windows(tmp_path, monkeypatch):
     noise = [np.random.default_rng(index).bytes(200_000) for index in range(60)]
     options = {"use_dictionary": False, "write_batch_size": 2}  # pages of two images, in one row group
     place = put(str(tmp_path), "big.parquet", pa.table({"image": noise}), **options)
-    monkeypatch.setattr(inputs, "_WINDOW_BYTES", 1_000_000)
-    monkeypatch.setattr(inputs, "_READ_BYTES", 100_000)
+    monkeypatch.setattr(table_rows, "_WINDOW_BYTES", 1_000_000)
+    monkeypatch.setattr(table_rows, "_READ_BYTES", 100_000)
     items = list_inputs(place)
     before = pa.total_allocated_bytes()
     with ItemReader() as reader:
