@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections import Counter
@@ -14,8 +15,10 @@ import pyarrow as pa
 import ray
 import torch
 
+from dmt_ray.pipeline.carry import Carrier
 from dmt_ray.pipeline.commit import commit_shard
 from dmt_ray.pipeline.editors import ExemplarSets, JobConfig, learn_exemplars
+from dmt_ray.pipeline.plan_file import Plan, load_plan
 from dmt_ray.pipeline.resources import pick_device
 from dmt_ray.pipeline.work import DeviceLostError, Workbench
 from dmt_ray.storage.inputs import InputItem
@@ -88,6 +91,16 @@ class ShardActor:
             worker=self.worker,
         )
 
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """The run's frozen plan, of which an actor reads the shards that it does."""
+        return load_plan(self.shared.config.output.output)
+
+    @functools.cached_property
+    def carrier(self) -> Carrier:
+        """Adds the input's own columns."""
+        return Carrier(self.plan.carried)
+
     def begin(self, stage: str, shard: int) -> int:
         """Count this try. A count that cannot be had is no reason to stop: then it is 1."""
         try:
@@ -101,15 +114,14 @@ class TraversalActor(ShardActor):
     """Shards of items in, shards of sources and displacements out."""
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Take a table of shard, ids, uris; return a table of ``PAYLOAD_SCHEMA``."""
+        """Take a table of shard numbers; return a table of ``PAYLOAD_SCHEMA``."""
         return _table(PAYLOAD_SCHEMA, [self.one(row) for row in batch.to_pylist()])
 
     def one(self, row: dict[str, Any]) -> dict[str, Any]:
         """Traverse one shard."""
         attempts = self.begin("traverse", row["shard"])
-        items = [InputItem(id_, uri) for id_, uri in zip(row["ids"], row["uris"], strict=True)]
         with leaving_a_lost_device():
-            table = self.bench.traverse(items)
+            table = self.bench.traverse(self.plan.file.shard(row["shard"]).items)
         return {"shard": row["shard"], "payload": to_ipc(table), "attempts": attempts}
 
 
@@ -129,6 +141,8 @@ class ReconstructionActor(ShardActor):
         attempts = max(attempts, self.begin("reconstruct", shard))
         with leaving_a_lost_device():
             table = self.bench.reconstruct(from_ipc(payload), attempts)
+        if len(self.plan.carried):
+            table = self.carrier.add(table, self.plan.file.shard(shard).items)
         commit_shard(self.shared.config.output.output, shard, [table])
         return summarise(shard, table) | {
             "worker": self.worker,

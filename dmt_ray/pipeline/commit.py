@@ -68,6 +68,11 @@ def committed_shards(output: str) -> set[int]:
     return {int(match[1]) for name in names if (match := _SHARD_NAME.fullmatch(name))}
 
 
+def row_schema(carried: pa.Schema) -> pa.Schema:
+    """Return the schema of a run's shards: ``ROW_SCHEMA``, and after it the columns that the input brought along."""
+    return pa.schema([*ROW_SCHEMA, *(field.remove_metadata() for field in carried)])
+
+
 def rows_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Make a table of exactly ``ROW_SCHEMA``; keys that a row lacks become nulls."""
     rows = list(rows)
@@ -80,12 +85,15 @@ def rows_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
 def commit_shard(output: str, shard: int, tables: Sequence[pa.Table]) -> None:
     """Write the shard's rows as one Parquet file that appears whole or not at all.
 
+    Columns beside those of ``ROW_SCHEMA`` (see ``carry``) come after them.
+
     Raises:
         StorageError: the file cannot be written.
     """
-    table = pa.concat_tables(tables).cast(ROW_SCHEMA)
+    table = pa.concat_tables(tables)
+    table = table.cast(row_schema(pa.schema([field for field in table.schema if field.name not in ROW_SCHEMA.names])))
     # Encoded images do not shrink; everything else does.
-    compression = {name: "none" if name == "image" else "zstd" for name in ROW_SCHEMA.names}
+    compression = {name: "none" if name == "image" else "zstd" for name in table.schema.names}
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression=compression, use_dictionary=False)
     files.write_atomic(shard_uri(output, shard), sink.getvalue().to_pybytes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from dmt_ray.pipeline.actors import IsolationActor, Shared, from_ipc, summarise
+from dmt_ray.pipeline.carry import Carrier
 from dmt_ray.pipeline.commit import commit_shard
-from dmt_ray.pipeline.plan import Shard
+from dmt_ray.pipeline.plan_file import Plan, Shard
 from dmt_ray.pipeline.resources import ActorPlan
 from dmt_ray.pipeline.work import crash_row
 from dmt_ray.storage.inputs import InputItem
@@ -34,17 +35,18 @@ class _Job:
     tries: int = 0
 
 
-def isolate_shards(shards: Sequence[Shard], shared: Shared, plan: ActorPlan) -> Iterator[dict[str, Any]]:
+def isolate_shards(shards: Plan, shared: Shared, plan: ActorPlan) -> Iterator[dict[str, Any]]:
     """Do each image of the shards in a process of its own kind; commit the shards; yield a summary of each.
 
     Raises:
         ray.exceptions.RayError: a process dies before it got an image, so no image is to blame.
         StorageError: a shard cannot be written.
     """
+    carrier = Carrier(shards.carried)
     with _Pool(shared, plan) as pool:
         for shard in shards:
             logger.warning("Shard %d crashed; its %d images run one by one.", shard.number, len(shard.items))
-            table = pa.concat_tables(_one_by_one(shard, shared, pool))
+            table = carrier.add(pa.concat_tables(_one_by_one(shard, shared, pool)), shard.items)
             commit_shard(shared.config.output.output, shard.number, [table])
             yield summarise(shard.number, table)
 

@@ -16,22 +16,19 @@ from importlib import metadata
 from typing import Any
 from urllib.parse import urlsplit
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from dmt_ray.errors import SettingsError
+from dmt_ray.pipeline.carry import carried_schema
 from dmt_ray.pipeline.commit import committed_shards, shard_uri
 from dmt_ray.pipeline.editors import ExemplarSets, JobConfig, check_exemplars, exemplar_places, list_exemplars
+from dmt_ray.pipeline.plan_file import PLAN_FILE, Plan, load_plan, make_plan, plan_bytes
 from dmt_ray.storage import files
-from dmt_ray.storage.inputs import InputItem, list_inputs
+from dmt_ray.storage.inputs import InputItem, open_listing
 from dmt_ray.storage.weights import Weights, resolve_weights
 
 logger = logging.getLogger(__name__)
 
-PLAN_FILE = "plan.parquet"
 RUN_FILE = "run.json"
 PROGRAM = "dmt_ray"
-PLAN_SCHEMA = pa.schema([("id", pa.string()), ("uri", pa.string()), ("shard", pa.int64())])
 
 #: Sections of a config that decide how a run works, and not what it makes.
 HOW_SECTIONS = ("run", "compute")
@@ -40,31 +37,20 @@ _DISTRIBUTIONS = ("dmt-ray", "torch", "torchvision", "ray", "pyarrow")
 
 
 @dataclass(frozen=True)
-class Shard:
-    """A numbered group of inputs: one Parquet file, and one unit of retry."""
-
-    number: int
-    items: tuple[InputItem, ...]
-
-
-@dataclass(frozen=True)
 class PreparedRun:
     """A run that passed every check that needs no actor. Nothing has been written yet."""
 
     config: JobConfig
-    shards: tuple[Shard, ...]
-    done: frozenset[int]
+    shards: Plan
+    """All shards; they are read as they are needed."""
+    todo: Plan
+    """Shards without a committed file."""
     exemplars: ExemplarSets
     weights: Weights
     fresh: bool
     """The plan and run.json have to be written first."""
     replace: bool
     """An earlier run's files have to be deleted before that."""
-
-    @property
-    def todo(self) -> tuple[Shard, ...]:
-        """Shards without a committed file."""
-        return tuple(shard for shard in self.shards if shard.number not in self.done)
 
     @property
     def weights_label(self) -> str:
@@ -93,10 +79,10 @@ def prepare_run(config: JobConfig) -> PreparedRun:
     if resuming:
         shards = load_plan(output)
     else:
-        items = list_inputs(
+        listing = open_listing(
             inputs.input, image_column=inputs.image_column, uri_column=inputs.uri_column, limit=inputs.limit
         )
-        shards = make_shards(items, config.output.shard_size)
+        shards = make_plan(listing, config.output.shard_size, carried_schema(listing.carried))
     check_exemplars(config, exemplars)
     weights = resolve_weights(config.model.backbone, config.model.weights)
     if record is not None and mode == "resume":
@@ -109,8 +95,8 @@ def prepare_run(config: JobConfig) -> PreparedRun:
         )
     return PreparedRun(
         config=config,
-        shards=tuple(shards),
-        done=frozenset(done & {shard.number for shard in shards}),
+        shards=shards,
+        todo=shards.without(done),
         exemplars=exemplars,
         weights=weights,
         fresh=not resuming,
@@ -129,13 +115,7 @@ def write_run(run: PreparedRun) -> None:
     output = run.config.output.output
     if run.replace:
         delete_run(output)
-    table = pa.Table.from_pylist(
-        [{"id": item.id, "uri": item.uri, "shard": shard.number} for shard in run.shards for item in shard.items],
-        PLAN_SCHEMA,
-    )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    files.write_atomic(files.join(output, PLAN_FILE), sink.getvalue().to_pybytes())
+    files.write_atomic(files.join(output, PLAN_FILE), plan_bytes(run.shards))
     record = run_record(run)
     files.write_atomic(files.join(output, RUN_FILE), (json.dumps(record, indent=2) + "\n").encode())
 
@@ -150,30 +130,6 @@ def delete_run(output: str) -> None:
     for name in (PLAN_FILE, RUN_FILE):
         if files.exists(files.join(output, name)):
             files.delete(files.join(output, name))
-
-
-def make_shards(items: Sequence[InputItem], size: int) -> list[Shard]:
-    """Cut the listing into shards of ``size`` images, in order; the last may be smaller."""
-    return [Shard(start // size, tuple(items[start : start + size])) for start in range(0, len(items), size)]
-
-
-def load_plan(output: str) -> list[Shard]:
-    """Read the frozen plan of the run at ``output``, sorted by shard number.
-
-    Raises:
-        SettingsError: there is no plan, or it is not one of ours.
-    """
-    uri = files.join(output, PLAN_FILE)
-    if not files.exists(uri):
-        raise SettingsError(f"{output} has no {PLAN_FILE}; is it the --output of a run?")
-    try:
-        rows = pq.read_table(pa.BufferReader(files.read_bytes(uri))).cast(PLAN_SCHEMA).to_pylist()
-    except (pa.ArrowException, ValueError) as error:
-        raise SettingsError(f"{uri} is not a plan of this program: {error}") from error
-    shards: dict[int, list[InputItem]] = {}
-    for row in rows:
-        shards.setdefault(row["shard"], []).append(InputItem(row["id"], row["uri"]))
-    return [Shard(number, tuple(items)) for number, items in sorted(shards.items())]
 
 
 def recorded_steps(output: str) -> int:
@@ -242,7 +198,7 @@ def run_record(run: PreparedRun) -> dict[str, Any]:
             for option, items in run.exemplars.items()
         },
         "steps": len(run.config.strengths),
-        "planned": {"images": sum(len(shard.items) for shard in run.shards), "shards": len(run.shards)},
+        "planned": {"images": run.shards.images, "shards": len(run.shards)},
     }
 
 

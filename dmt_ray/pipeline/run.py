@@ -98,8 +98,8 @@ def _run_shards(run: PreparedRun, totals: dict[str, float]) -> list[str]:
         logger.warning("An exemplar was left out: %s", line)
     write_run(run)
     steps = len(config.strengths)
-    planned = steps * sum(len(shard.items) for shard in run.shards)
-    finished = planned - steps * sum(len(shard.items) for shard in run.todo)
+    planned = steps * run.shards.images
+    finished = planned - steps * run.todo.images
     began = time.monotonic()
     with Progress(planned, finished, shown=config.run.progress) as progress:
 
@@ -111,8 +111,7 @@ def _run_shards(run: PreparedRun, totals: dict[str, float]) -> list[str]:
         try:
             for summary in stream_shards(run.todo, shared, pools):
                 count(summary)
-            missing = {shard.number for shard in run.todo} - committed_shards(config.output.output)
-            lost = [shard for shard in run.todo if shard.number in missing]
+            lost = run.todo.without(committed_shards(config.output.output))
             if lost:
                 for summary in isolate_shards(lost, shared, pools.reconstruction):
                     count(summary)
@@ -134,8 +133,8 @@ def _counts(run: PreparedRun) -> str:
 
 def _intentions(run: PreparedRun) -> list[str]:
     config = run.config
-    planned = sum(len(shard.items) for shard in run.shards)
-    todo = sum(len(shard.items) for shard in run.todo)
+    planned = run.shards.images
+    todo = run.todo.images
     lines = [
         f"{planned} images in {len(run.shards)} shards, {todo} of them in {len(run.todo)} shards to do; "
         f"{_counts(run)}; weights {run.weights_label} from {run.weights.origin}.",

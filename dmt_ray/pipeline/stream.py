@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -17,7 +17,8 @@ from ray.exceptions import RayTaskError
 
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.pipeline.actors import AttemptCounter, ReconstructionActor, Shared, TraversalActor, make_exemplars
-from dmt_ray.pipeline.plan import PreparedRun, Shard
+from dmt_ray.pipeline.plan import PreparedRun
+from dmt_ray.pipeline.plan_file import Plan
 from dmt_ray.pipeline.resources import ActorPlan, PoolPlan, plan_pools
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, list[str]]:
     return Shared(arrays, exemplars, config, run.weights_label, counter.remote()), pools, left_out
 
 
-def stream_shards(shards: Sequence[Shard], shared: Shared, pools: PoolPlan) -> Iterator[dict[str, Any]]:
+def stream_shards(shards: Plan, shared: Shared, pools: PoolPlan) -> Iterator[dict[str, Any]]:
     """Run the shards through both pools; yield one row of ``SUMMARY_SCHEMA`` per committed shard, in any order.
 
     A shard whose actor dies ``1 + SHARD_RETRIES`` times is left out; the caller finds it by its missing file.
@@ -62,14 +63,8 @@ def stream_shards(shards: Sequence[Shard], shared: Shared, pools: PoolPlan) -> I
         ray.exceptions.RayError: too many shards were lost, or an actor cannot start.
     """
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a lost shard is said below, without its traceback
-    rows = [
-        {
-            "shard": shard.number,
-            "ids": [item.id for item in shard.items],
-            "uris": [item.uri for item in shard.items],
-        }
-        for shard in shards
-    ]
+    # Only the numbers: the actors read their shards from the plan, which may have a million images.
+    rows = [{"shard": number} for number in shards.numbers]
     # One block per shard from the start: no read or repartition task has to find a free CPU beside the pools.
     dataset: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
     context = dataset.context

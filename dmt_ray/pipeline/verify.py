@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dmt_ray.pipeline.commit import committed_shards, shard_uri
-from dmt_ray.pipeline.plan import load_plan, recorded_steps
+from dmt_ray.pipeline.plan import recorded_steps
+from dmt_ray.pipeline.plan_file import load_plan
 from dmt_ray.storage import files
 
 #: Ids and errors that a report names; the rest is only counted.
@@ -64,7 +65,7 @@ def verify_output(output: str) -> VerifyReport:
         SettingsError: there is no plan.
         StorageError: a file cannot be read.
     """
-    planned = [item.id for shard in load_plan(output) for item in shard.items]
+    planned = [id_ for ids in load_plan(output).file.ids() for id_ in ids.to_pylist()]
     steps = recorded_steps(output)
     found: Counter[tuple[str, int]] = Counter()
     errors = 0

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from dmt_ray.errors import ImageError
 from dmt_ray.storage import archives, files
 from dmt_ray.storage.files import StorageError, TooLargeError
@@ -121,10 +123,28 @@ class RecordReader:
         result: dict[str, Any] = values[0]
         return result
 
-    def columns(self, record: str) -> list[str] | None:
-        """Return the names of the columns that the record's table has; None for a sample, which need not say."""
-        row = _ROW.match(record)
-        return self._rows.columns(row["file"]) if row is not None else None
+    def read_arrow(self, record: str | None, schema: pa.Schema) -> pa.Table:
+        """Return one row with the columns of ``schema``; null where the record's file has no such column.
+
+        Raises:
+            StorageError: the item has no record, or the record cannot be read, or its values do not fit.
+        """
+        row = _ROW.match(record or "")
+        if row is None:
+            return pa.Table.from_pylist([self.read_record(record, schema.names)], schema)
+        present = set(self._rows.columns(row["file"]))
+        names = tuple(name for name in schema.names if name in present)
+        values = self._rows.read(row["file"], int(row["row"]), names) if names else None
+        columns = []
+        for field in schema:
+            if values is None or field.name not in names:
+                columns.append(pa.nulls(1, field.type))
+                continue
+            try:
+                columns.append(_as_type(values.column(field.name), field.type))
+            except pa.ArrowException as error:
+                raise StorageError(record or "", f"column {field.name} is not {field.type} ({error})") from error
+        return pa.table(columns, schema=schema)
 
     def close(self) -> None:
         """Close the file that is open, if any; reading again is allowed."""
@@ -135,3 +155,12 @@ class RecordReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _as_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return a column as the plain type that ``columns.carriable`` made of its own."""
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column if column.type.equals(kind) else column.cast(kind)
