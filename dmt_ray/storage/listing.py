@@ -40,6 +40,8 @@ class Listing:
     carried: pa.Schema
     """The columns of the images' records, by their own names, without the one that holds the image or its URI and
     without the one that the ids come from."""
+    tables: tuple[str, ...] = ()
+    """URIs of the table files whose rows, in order, the images are; empty where they are no tables."""
 
     def __iter__(self) -> Iterator[InputItem]:
         """Yield the items one by one."""

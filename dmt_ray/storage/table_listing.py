@@ -51,7 +51,8 @@ def list_tables(
     ids = _own_ids(rows)
     without = {rows[0].column} | ({"id"} if ids is not None else set())
     carried = unify([(one.table.uri, carriable(one.table.schema, without)) for one in rows])
-    return Listing(functools.partial(_batches, rows, root, ids), carried)
+    tables = tuple(one.table.uri for one in rows)
+    return Listing(functools.partial(_batches, rows, root, ids), carried, tables)
 
 
 def _open(found: Sequence[str], image_column: str | None, uri_column: str | None, limit: int | None) -> list[_Rows]:

@@ -87,6 +87,29 @@ def open_table(uri: str) -> TableFile:
         raise _unreadable(uri, error) from error
 
 
+def read_typed(table: TableFile, columns: Sequence[str]) -> pa.Table:
+    """Read whole columns into memory. Columns of CSV get the type that all their values look like.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    if not table.is_csv:
+        schema = pa.schema([table.schema.field(name) for name in columns])
+        return pa.Table.from_batches(table.batches(columns), schema)
+    try:
+        with files.open_file(table.uri) as source:
+            return pa.csv.read_csv(
+                source,
+                read_options=pa.csv.ReadOptions(block_size=_BLOCK_BYTES),
+                parse_options=_csv_layout(table.uri),
+                convert_options=pa.csv.ConvertOptions(include_columns=list(columns), strings_can_be_null=True),
+            )
+    except DmtError:
+        raise
+    except Exception as error:
+        raise _unreadable(table.uri, error) from error
+
+
 def _csv_schema(source: object, uri: str) -> pa.Schema:
     reader = pa.csv.open_csv(
         source,
