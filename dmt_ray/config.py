@@ -15,7 +15,12 @@ from dmt_ray.errors import SettingsError
 
 Backbone = Literal["vgg16", "vgg19"]
 Precision = Literal["auto", "fp32", "bf16"]
-Standardise = Literal["channel", "unit"]
+Standardise = Literal["channel", "unit", "none"]
+Method = Literal["dmt", "dfi"]
+NeighborsBy = Literal["features", "attributes"]
+TvOn = Literal["edit", "image"]
+Start = Literal["input", "noise"]
+PathFormat = Literal["webp", "gif"]
 TraversalKind = Literal["local", "global"]
 ImageFormat = Literal["png", "jpeg", "webp"]
 Resolution = Literal["native", "working"]
@@ -109,6 +114,9 @@ class ModelConfig:
     precision: Precision = "auto"
     """auto takes bf16 autocast where the hardware gains from it."""
 
+    normalise: bool = False
+    """Rescale the filters to a mean activation of 1 over the exemplars, as the papers' normalised VGG."""
+
     def __post_init__(self) -> None:
         """Check ranges and names."""
         _require_choice("backbone", self.backbone, Backbone)
@@ -140,7 +148,7 @@ class TraversalConfig:
     """How far to go, one row for each. global: |displacement| / |mean target - mean source|; local: times each cell's
     difference."""
     standardise: Standardise = "channel"
-    """global: one deviation per channel, or per unit as in the paper."""
+    """global: one deviation per channel, or per unit as in the paper, or none."""
     neighbors: int = 128
     """local: exemplar cells averaged per cell."""
     softmax_width: float = 0.1
@@ -186,12 +194,20 @@ class OutputConfig:
     image_quality: int = 95
     """Quality for jpeg and webp, 1 to 100."""
     resolution: Resolution = "native"
-    """native returns each photo at its own size with its luma untouched; working returns size x size."""
+    """native returns each photo at its own size with its own detail; working returns size x size."""
+    save_path: int = 0
+    """Keep so many steps from the input to the result, each with an inversion of its own, as an animation."""
+    path_format: PathFormat = "webp"
+    """Encoding of the path column."""
+    lpips: bool = True
+    """Measure LPIPS to the input; needs the published heads, which `dmt-ray weights` fetches."""
 
     def __post_init__(self) -> None:
         """Check ranges and names."""
         _require_choice("image_format", self.image_format, ImageFormat)
         _require_choice("resolution", self.resolution, Resolution)
+        _require_choice("path_format", self.path_format, PathFormat)
+        _require(0 <= self.save_path <= 100, "save_path", self.save_path, "between 0 and 100")
         _require(bool(self.output.strip()), "output", self.output, "a folder or URI")
         _require(self.shard_size >= 1, "shard_size", self.shard_size, "at least 1")
         _require(1 <= self.image_quality <= 100, "image_quality", self.image_quality, "between 1 and 100")
@@ -258,3 +274,185 @@ class ColorizeConfig:
     def strengths(self) -> tuple[float | None, ...]:
         """The strength of each step, and so of each row of an image."""
         return self.traversal.strength
+
+
+@dataclass(frozen=True)
+class ExemplarConfig:
+    """What transform learns from: two classes of photos, or a manifold that was made of them before."""
+
+    source: str | None = None
+    """Photos of the class to move away from: a folder, a glob, a list file, or a CSV or Parquet table."""
+    target: str | None = None
+    """Photos of the class to move towards, in the same forms."""
+    basis: str | None = None
+    """Photos of no class that only add directions to move in."""
+    source_where: str | None = None
+    """SQL condition on the source table's columns, such as "Smiling < 0 AND Male > 0"."""
+    target_where: str | None = None
+    """SQL condition on the target table's columns."""
+    basis_where: str | None = None
+    """SQL condition on the basis table's columns."""
+    exemplar_image_column: str | None = None
+    """Tables: the column with encoded image bytes. Default: found by type and name."""
+    exemplar_uri_column: str | None = None
+    """Tables: the column with image paths or URIs, instead of bytes. Default: found by name."""
+    attribute_columns: tuple[str, ...] = ()
+    """Tables: numeric columns that --neighbors-by attributes compares; the input must have them too."""
+    group_column: str | None = None
+    """Tables: an image is never moved by exemplars whose value here is its own, such as the person shown."""
+    exemplar_limit: int | None = None
+    """Take only so many exemplars of each set, drawn with --seed."""
+    manifold: str | None = None
+    """A folder or URI that `dmt-ray fit` wrote, instead of --source and --target."""
+
+    def __post_init__(self) -> None:
+        """Check what goes together."""
+        if self.manifold is None:
+            for option in ("source", "target"):
+                value = getattr(self, option)
+                _require(bool(value and value.strip()), option, value, "a path or URI, unless --manifold is given")
+        for option in ("source", "target", "basis", "source_where", "target_where", "basis_where"):
+            value = getattr(self, option)
+            if self.manifold is not None:
+                _require(value is None, option, value, "left out when --manifold is given")
+        for option in ("source", "target", "basis"):
+            value, where = getattr(self, option), getattr(self, f"{option}_where")
+            _require(where is None or value is not None, f"{option}_where", where, f"given with --{option}")
+        limit = self.exemplar_limit
+        _require(limit is None or limit >= 1, "exemplar_limit", limit, "at least 1")
+        both = self.exemplar_image_column is not None and self.exemplar_uri_column is not None
+        _require(not both, "exemplar_image_column", self.exemplar_image_column, "left out with --exemplar-uri-column")
+
+
+@dataclass(frozen=True)
+class MoveConfig:
+    """How features are moved from the source class towards the target class."""
+
+    method: Method = "dmt"
+    """dmt follows the manifold by the witness function; dfi goes straight from mean to mean."""
+    traversal: TraversalKind = "global"
+    """global moves the whole image; local moves each spatial cell by its nearest exemplar cells."""
+    strength: tuple[float, ...] = (2.0,)
+    """How far to go, one row for each: |displacement| / |mean target - mean source|, of the image or of each cell."""
+    budget_weight: tuple[float, ...] = ()
+    """dmt: the paper's lambda, instead of --strength, one row for each; the larger, the smaller the change."""
+    beta: tuple[float, ...] = ()
+    """dfi: the paper's step, instead of --strength, one row for each; about 0.4."""
+    rbf_variance: float | None = None
+    """dmt: variance of the witness function's kernel. Default: the mean target kernel is 1/2 at each image."""
+    standardise: Standardise = "channel"
+    """One mean and deviation per channel, or per unit (with a floor) as in the paper, or none."""
+    neighbors: int | None = None
+    """Take only so many nearest sources and nearest targets of each image. Default: all."""
+    neighbors_by: NeighborsBy = "features"
+    """What nearest means: by features, or by --attribute-columns."""
+    cell_neighbors: int = 32
+    """local: nearest source cells and nearest target cells of each cell."""
+    scene_weight: float = 0.2
+    """local: weight of the whole pictures' likeness beside that of their cells."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and what goes together."""
+        for option, choices in (
+            ("method", Method),
+            ("traversal", TraversalKind),
+            ("standardise", Standardise),
+            ("neighbors_by", NeighborsBy),
+        ):
+            _require_choice(option, getattr(self, option), choices)
+        _require_strengths(self.strength)
+        weights = self.budget_weight
+        _require(all(weight > 0 for weight in weights), "budget_weight", weights, "above 0")
+        _require(list(weights) == sorted(set(weights), reverse=True), "budget_weight", weights, "falling, each once")
+        _require(not weights or self.method == "dmt", "budget_weight", weights, "left out with --method dfi")
+        _require(not weights or self.traversal == "global", "budget_weight", weights, "left out with local traversal")
+        _require(all(beta > 0 for beta in self.beta), "beta", self.beta, "above 0")
+        _require(list(self.beta) == sorted(set(self.beta)), "beta", self.beta, "rising, each once")
+        _require(not self.beta or self.method == "dfi", "beta", self.beta, "given with --method dfi alone")
+        _require(not self.beta or self.traversal == "global", "beta", self.beta, "left out with local traversal")
+        variance = self.rbf_variance
+        _require(variance is None or variance > 0, "rbf_variance", variance, "above 0")
+        _require(self.neighbors is None or self.neighbors >= 1, "neighbors", self.neighbors, "at least 1")
+        _require(self.cell_neighbors >= 1, "cell_neighbors", self.cell_neighbors, "at least 1")
+        _require(self.scene_weight >= 0, "scene_weight", self.scene_weight, "at least 0")
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """How moved features become pixels again."""
+
+    iterations: int = 40
+    """L-BFGS iterations per step at most."""
+    tv_weight: float = 30.0
+    """Weight of total variation, with pixels in 8-bit units."""
+    tv_on: TvOn = "edit"
+    """Take total variation of the edit, which keeps the photo's own detail, or of the image, as in the paper."""
+    held_weight: float = 0.0
+    """Weight that holds conv1_1 and conv2_1 to the input's own features; the paper's hybrid mode has 0.02."""
+    start: Start = "input"
+    """Start the first inversion at the input, or at noise."""
+    match_color: bool = False
+    """Give each channel of the result the input's mean and deviation."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and names."""
+        _require_choice("tv_on", self.tv_on, TvOn)
+        _require_choice("start", self.start, Start)
+        _require(self.iterations >= 0, "iterations", self.iterations, "at least 0")
+        _require(self.tv_weight >= 0, "tv_weight", self.tv_weight, "at least 0")
+        _require(self.held_weight >= 0, "held_weight", self.held_weight, "at least 0")
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Where an image may change: outside its mask (black) the input's pixels come back bit for bit."""
+
+    mask_column: str | None = None
+    """Input tables: the column with mask images, as bytes or URIs."""
+    mask_folder: str | None = None
+    """A folder or URI of mask images, under the names that the photos have in the input folder."""
+
+    def __post_init__(self) -> None:
+        """Check what goes together."""
+        both = self.mask_column is not None and self.mask_folder is not None
+        _require(not both, "mask_column", self.mask_column, "left out when --mask-folder is given")
+
+
+@dataclass(frozen=True)
+class TransformConfig:
+    """Move a dataset of photos from one class towards another by deep manifold traversal."""
+
+    inputs: InputConfig
+    output: OutputConfig
+    exemplars: ExemplarConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    traversal: MoveConfig = field(default_factory=MoveConfig)
+    inversion: PixelConfig = field(default_factory=PixelConfig)
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    job = "transform"
+
+    def __post_init__(self) -> None:
+        """Check what goes together across sections."""
+        by_attributes = self.traversal.neighbors_by == "attributes"
+        _require(
+            not by_attributes or bool(self.exemplars.attribute_columns) or self.exemplars.manifold is not None,
+            "neighbors_by",
+            "attributes",
+            "features unless --attribute-columns says which",
+        )
+        stepless = self.traversal.budget_weight or self.traversal.beta
+        _require(
+            not (self.output.save_path and stepless),
+            "save_path",
+            self.output.save_path,
+            "0 unless the steps are given by --strength",
+        )
+
+    @property
+    def strengths(self) -> tuple[float | None, ...]:
+        """The strength of each step, and so of each row of an image; None where something else decides it."""
+        stepless = self.traversal.budget_weight or self.traversal.beta
+        return (None,) * len(stepless) if stepless else self.traversal.strength

@@ -99,10 +99,10 @@ class LocalExemplars:
             descriptors[n] = describe(before, means, deviations, grid)[0].numpy()
             for k, maps in enumerate(target):
                 change = torch.from_numpy(maps[n : n + 1]).float() - before[k]
-                differences[k].append(_to_cells(change, grid)[0].numpy().astype(np.float16))
+                differences[k].append(to_cells(change, grid)[0].numpy().astype(np.float16))
             cell_chroma = F.adaptive_avg_pool2d(torch.from_numpy(chroma[n]).float(), grid)
             planes[n] = cell_chroma.flatten(1).T.numpy()
-        projection = _principal_directions(torch.from_numpy(descriptors.reshape(-1, width)))
+        projection = principal_directions(torch.from_numpy(descriptors.reshape(-1, width)))
         projected = torch.stack([torch.from_numpy(one).float() @ projection for one in descriptors])
         arrays["projection"] = projection.numpy()
         arrays["descriptors"] = projected.flatten(0, 1).half().numpy()
@@ -131,28 +131,9 @@ class LocalExemplars:
             that sum to 1.
         """
         queries = describe(maps, self.means, self.deviations, self.grid) @ self.projection
-        batch, cells, width = queries.shape
         likeness = scene_weight * (describe_scene(queries) @ self.scenes.float().T)
-        flat = queries.reshape(-1, width)
-        image = torch.arange(batch, device=self.device).repeat_interleave(cells)
-        count = min(neighbors, len(self.descriptors))
-        best = flat.new_full((len(flat), 0), 0.0)
-        index = torch.zeros((len(flat), 0), dtype=torch.long, device=self.device)
-        whole = max(1, _SEARCH_BLOCK // cells)  # exemplars per block
-        for first in range(0, len(self.scenes), whole):
-            block = self.descriptors[first * cells : (first + whole) * cells].float()
-            values, places = [], []
-            for query, asking in zip(flat.split(_QUERY_BLOCK), image.split(_QUERY_BLOCK), strict=True):
-                similarity = query @ block.T
-                similarity.view(len(query), -1, cells).add_(likeness[asking, first : first + whole, None])
-                value, place = similarity.topk(min(count, len(block)), dim=1)
-                values.append(value)
-                places.append(place + first * cells)
-            merged = torch.cat([best, torch.cat(values)], 1)
-            best, order = merged.topk(min(count, merged.shape[1]), dim=1)
-            index = torch.cat([index, torch.cat(places)], 1).gather(1, order)
-        weights = ((best - best[:, :1]) / softmax_width).softmax(1)
-        return index.view(batch, cells, -1), weights.view(batch, cells, -1)
+        best, index = nearest_cells(queries, self.descriptors, likeness, neighbors)
+        return index, ((best - best[..., :1]) / softmax_width).softmax(2)
 
     def start_chroma(self, index: Tensor, weights: Tensor, size: int) -> Tensor:
         """Return the neighbours' chroma (B, 2, size, size), averaged per cell and upsampled, in 8-bit units."""
@@ -168,18 +149,70 @@ class LocalExemplars:
         ]
 
     def _tap_displacement(self, k: int, index: Tensor, weights: Tensor, shape: torch.Size) -> Tensor:
-        channels, height, _ = shape
-        bank, grid = self.differences[k], self.grid
-        if height < grid:  # the bank holds this tap at its own coarser grid: find the cell that covers a match cell
-            ratio = grid // height
-            image, cell = index // grid**2, index % grid**2
-            index = image * height**2 + (cell // grid // ratio) * height + cell % grid // ratio
-        # A bag sums rows as it reads them: no (cells, neighbors, values) array comes into being.
-        moved = F.embedding_bag(index, bank, mode="sum", per_sample_weights=weights.to(bank.dtype)).float()
-        if height < grid:
-            planes = moved.T.reshape(channels, grid, grid)
-            return F.avg_pool2d(planes[None], grid // height)[0]
-        return _from_cells(moved, grid, channels, height // grid)
+        return mix_cells(self.differences[k], index, weights, self.grid, shape)
+
+
+def mix_cells(bank: Tensor, index: Tensor, weights: Tensor, grid: int, shape: Sequence[int]) -> Tensor:
+    """Return one tap's map (C, h, w) whose every cell is a weighted sum of a bank's cells.
+
+    Parameters:
+        bank: (cells of the tap's own or the match grid, whichever is coarser, values) as ``to_cells`` lays them out.
+        index: (cells, k) into the bank's cells, counted on the match grid.
+        weights: (cells, k).
+        grid: side of the match grid.
+        shape: (C, h, w).
+    """
+    channels, height, _ = shape
+    index = covering_cells(index, grid, height)
+    # A bag sums rows as it reads them: no (cells, neighbors, values) array comes into being.
+    moved = F.embedding_bag(index, bank, mode="sum", per_sample_weights=weights.to(bank.dtype)).float()
+    if height < grid:
+        planes = moved.T.reshape(channels, grid, grid)
+        return F.avg_pool2d(planes[None], grid // height)[0]
+    return from_cells(moved, grid, channels, height // grid)
+
+
+def covering_cells(index: Tensor, grid: int, height: int) -> Tensor:
+    """Return where a tap of side ``height`` keeps the cells that are at ``index`` on the match grid."""
+    if height >= grid:
+        return index
+    ratio = grid // height
+    image, cell = index // grid**2, index % grid**2
+    return image * height**2 + (cell // grid // ratio) * height + cell % grid // ratio
+
+
+def nearest_cells(queries: Tensor, descriptors: Tensor, likeness: Tensor, neighbors: int) -> tuple[Tensor, Tensor]:
+    """Find the most similar cells of a bank, a block of it at a time.
+
+    Parameters:
+        queries: (B, cells, P) descriptors of the images' cells.
+        descriptors: (N * cells, P) descriptors of the bank, exemplar by exemplar.
+        likeness: (B, N) added to the similarity of each image's cells with those of each exemplar.
+        neighbors: cells to take; fewer when the bank is smaller.
+
+    Returns:
+        Similarities (B, cells, neighbors), falling, and indices of the same shape into the bank, int64.
+    """
+    batch, cells, width = queries.shape
+    flat = queries.reshape(-1, width)
+    image = torch.arange(batch, device=flat.device).repeat_interleave(cells)
+    count = min(neighbors, len(descriptors))
+    best = flat.new_full((len(flat), 0), 0.0)
+    index = torch.zeros((len(flat), 0), dtype=torch.long, device=flat.device)
+    whole = max(1, _SEARCH_BLOCK // cells)  # exemplars per block
+    for first in range(0, likeness.shape[1], whole):
+        block = descriptors[first * cells : (first + whole) * cells].float()
+        values, places = [], []
+        for query, asking in zip(flat.split(_QUERY_BLOCK), image.split(_QUERY_BLOCK), strict=True):
+            similarity = query @ block.T
+            similarity.view(len(query), -1, cells).add_(likeness[asking, first : first + whole, None])
+            value, place = similarity.topk(min(count, len(block)), dim=1)
+            values.append(value)
+            places.append(place + first * cells)
+        merged = torch.cat([best, torch.cat(values)], 1)
+        best, order = merged.topk(min(count, merged.shape[1]), dim=1)
+        index = torch.cat([index, torch.cat(places)], 1).gather(1, order)
+    return best.view(batch, cells, -1), index.view(batch, cells, -1)
 
 
 def describe(maps: Sequence[Tensor], means: Sequence[Tensor], deviations: Sequence[Tensor], grid: int) -> Tensor:
@@ -195,7 +228,7 @@ def describe(maps: Sequence[Tensor], means: Sequence[Tensor], deviations: Sequen
     return F.normalize(torch.cat(parts, 1).flatten(2).transpose(1, 2), dim=2, eps=1e-6)
 
 
-def _principal_directions(descriptors: Tensor) -> Tensor:
+def principal_directions(descriptors: Tensor) -> Tensor:
     """Return the orthonormal directions (D, P) that keep most of the descriptors (cells, D) and of their products."""
     sample = descriptors[:: max(1, len(descriptors) // _PRINCIPAL_SAMPLE)].float()
     directions: Tensor = torch.linalg.eigh((sample.T @ sample).double()).eigenvectors
@@ -207,7 +240,7 @@ def describe_scene(descriptors: Tensor) -> Tensor:
     return F.normalize(descriptors.mean(1), dim=1, eps=1e-6)
 
 
-def _to_cells(planes: Tensor, grid: int) -> Tensor:
+def to_cells(planes: Tensor, grid: int) -> Tensor:
     """Return planes (B, C, h, w) per match cell: (B, grid^2, ratio^2 * C) if finer, (B, h * w, C) if coarser."""
     batch, channels, height, width = planes.shape
     ratio = max(1, height // grid)
@@ -215,7 +248,7 @@ def _to_cells(planes: Tensor, grid: int) -> Tensor:
     return split.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, ratio**2 * channels)
 
 
-def _from_cells(cells: Tensor, grid: int, channels: int, ratio: int) -> Tensor:
-    """Undo ``_to_cells`` for one image: (grid^2, ratio^2 * C) -> (C, grid * ratio, grid * ratio)."""
+def from_cells(cells: Tensor, grid: int, channels: int, ratio: int) -> Tensor:
+    """Undo ``to_cells`` for one image: (grid^2, ratio^2 * C) -> (C, grid * ratio, grid * ratio)."""
     split = cells.reshape(grid, grid, ratio, ratio, channels)
     return split.permute(4, 0, 2, 1, 3).reshape(channels, grid * ratio, grid * ratio)

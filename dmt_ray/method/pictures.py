@@ -42,3 +42,44 @@ def features(network: VGG, images: Tensor) -> list[np.ndarray]:
             for part, tap in zip(parts, network(batch.to(network.device) / 255), strict=True):
                 part.append(tap.half().cpu().numpy())
     return [np.concatenate(part) for part in parts]
+
+
+def carry(rgb: np.ndarray, difference: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """Bring an edit that was made at working size to a picture's own resolution.
+
+    The difference is upsampled and added, so the picture keeps the detail that the working size never had.
+
+    Parameters:
+        rgb: (H, W, 3) uint8, the picture.
+        difference: (3, size, size) float32, result minus picture at working size, in 8-bit units.
+        mask: (H, W) uint8, the share of the edit that a pixel takes, 255 being all; where it is 0 the picture's pixel
+            comes back as it is.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    height, width = rgb.shape[:2]
+    result = rgb.copy()
+    share = None if mask is None else torch.from_numpy(mask).float() / 255
+    for c in range(3):  # a channel at a time: a large photo in float32 takes twelve bytes a pixel
+        plane = torch.from_numpy(np.ascontiguousarray(difference[c]))[None]
+        whole = resize(plane, height, width)[0]
+        if share is not None:
+            whole *= share
+        whole += torch.tensor(rgb[..., c])
+        result[..., c] = whole.clamp_(0, 255).round_().to(torch.uint8).numpy()
+    return result
+
+
+def match_color(images: Tensor, like: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Give each channel of pictures (B, 3, H, W) the mean and deviation that ``like`` has, within the mask."""
+    weight = torch.ones_like(images[:, :1]) if mask is None else mask
+    total = weight.sum((2, 3), keepdim=True).clamp_min(1e-6)
+
+    def moments(planes: Tensor) -> tuple[Tensor, Tensor]:
+        mean = (planes * weight).sum((2, 3), keepdim=True) / total
+        variance = ((planes - mean).square() * weight).sum((2, 3), keepdim=True) / total
+        return mean, variance.sqrt()
+
+    (mean, deviation), (wanted_mean, wanted_deviation) = moments(images), moments(like)
+    return (images - mean) * (wanted_deviation / deviation.clamp_min(1e-3)) + wanted_mean

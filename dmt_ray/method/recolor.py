@@ -13,12 +13,13 @@ from torch import Tensor
 
 from dmt_ray.config import ColorizeConfig, Resolution
 from dmt_ray.method import color
-from dmt_ray.method.displacement import Displacement, Edit, Figures
+from dmt_ray.method.displacement import Displacement, Edit, Figures, steps_of_path
 from dmt_ray.method.inversion import Inversion, invert_chroma
 from dmt_ray.method.local import LocalExemplars
-from dmt_ray.method.manifold import Manifold, as_tensor
+from dmt_ray.method.manifold import Manifold, ManifoldBuilder, as_tensor
 from dmt_ray.method.metrics import psnr, ssim
 from dmt_ray.method.pictures import BATCH, features, resize, to_pixels, to_tensor
+from dmt_ray.method.selection import Subject
 from dmt_ray.method.traversal import traverse_to_strengths
 from dmt_ray.method.vgg import VGG
 
@@ -73,7 +74,10 @@ def build_exemplars(network: VGG, rgb: np.ndarray, config: ColorizeConfig) -> di
     chroma = color.chroma(images)
     if config.traversal.traversal == "local":
         return LocalExemplars.build(source, target, chroma.numpy(), network.taps, config.model.size)
-    arrays = Manifold.build(source, target, config.traversal.standardise, device=network.device)
+    builder = ManifoldBuilder(2 * len(rgb), config.traversal.standardise)
+    for maps in (source, target):
+        builder.add([torch.from_numpy(tap) for tap in maps])
+    arrays = builder.finish(len(rgb), len(rgb), network.device)
     arrays["chroma"] = chroma.half().numpy()
     return arrays
 
@@ -90,6 +94,7 @@ class Recolorer:
     def __init__(self, network: VGG, exemplars: Mapping[str, np.ndarray], config: ColorizeConfig) -> None:
         self.network = network
         self.config = config
+        self.strengths, self.rows = steps_of_path(config.traversal.strength, config.output.save_path)
         self.local: LocalExemplars | None = None
         self.manifold: Manifold | None = None
         if config.traversal.traversal == "local":
@@ -107,12 +112,18 @@ class Recolorer:
         """Return what ``traverse`` and ``reconstruct`` take of a picture (H, W, 3) uint8: its working luma."""
         return working_luma(rgb, self.config.model.size)
 
-    def assemble(self, rgb: np.ndarray, edit: Edit) -> np.ndarray:
-        """Return the result (H, W, 3) uint8, or at working size, of a picture and what was found for it."""
+    def assemble(self, rgb: np.ndarray, edit: Edit, mask: np.ndarray | None = None) -> np.ndarray:
+        """Return the result (H, W, 3) uint8, or at working size, of a picture and what was found for it.
+
+        Raises:
+            ValueError: there is a mask; colours are for whole pictures.
+        """
+        if mask is not None:
+            raise ValueError("Colorizing takes no mask.")
         return assemble(rgb, edit.planes, self.config.output.resolution)
 
-    def traverse(self, luma: np.ndarray) -> list[Displacement]:
-        """Return one displacement per image of luma (B, size, size) float32 in 0..255."""
+    def traverse(self, luma: np.ndarray, subjects: Sequence[Subject] = ()) -> list[Displacement]:
+        """Return one displacement per image of luma (B, size, size) float32 in 0..255; who is shown has no say."""
         results: list[Displacement] = []
         for begin in range(0, len(luma), BATCH):
             _, maps = self._maps(luma[begin : begin + BATCH])
@@ -121,7 +132,7 @@ class Recolorer:
 
     def _traverse_global(self, maps: list[Tensor]) -> list[Displacement]:
         assert self.manifold is not None
-        strengths = self.config.traversal.strength
+        strengths = self.strengths
         found = traverse_to_strengths(self.manifold.border(self.manifold.standardise(maps)), strengths)
         return [
             Displacement(
@@ -147,10 +158,15 @@ class Recolorer:
                 "weight": weights[b].half().cpu().numpy(),
             }
             norm = float(torch.stack(squares).sum().sqrt())
-            results.append(Displacement(arrays, [Figures(s, s * norm) for s in settings.strength]))
+            results.append(Displacement(arrays, [Figures(s, s * norm) for s in self.strengths]))
         return results
 
-    def reconstruct(self, luma: np.ndarray, displacements: Sequence[Displacement]) -> list[list[Edit]]:
+    def reconstruct(
+        self,
+        luma: np.ndarray,
+        displacements: Sequence[Displacement],
+        masks: Sequence[np.ndarray | None] = (),
+    ) -> list[list[Edit]]:
         """Return the edits of each image of luma (B, size, size) float32 in 0..255, one per step.
 
         Each step's inversion starts from the result of the one before, moved by what its start differs.
@@ -158,8 +174,9 @@ class Recolorer:
         plane, maps = self._maps(luma)
         settings = self.config.inversion
         edits: list[list[Edit]] = [[] for _ in luma]
+        frames: list[list[np.ndarray]] = [[to_pixels(grey.expand(3, -1, -1))] for grey in plane]
         before: tuple[Tensor, Tensor] | None = None
-        for targets, start in self._targets(maps, displacements):
+        for step, (targets, start) in enumerate(self._targets(maps, displacements)):
             found = invert_chroma(
                 self.network,
                 plane,
@@ -170,8 +187,11 @@ class Recolorer:
                 iterations=settings.iterations,
             )
             before = found.planes, start
-            for image, edit in zip(edits, _edits(plane, found), strict=True):
-                image.append(edit)
+            for b, edit in enumerate(_edits(plane, found, [one.steps[step] for one in displacements])):
+                if self.config.output.save_path:
+                    frames[b].append(edit.picture)
+                if step in self.rows:
+                    edits[b].append(edit.with_frames(tuple(frames[b]) if self.config.output.save_path else ()))
         return edits
 
     def _targets(
@@ -214,13 +234,14 @@ class Recolorer:
         return planes.clamp(-color.CHROMA_BOUND, color.CHROMA_BOUND)
 
 
-def _edits(luma: Tensor, found: Inversion) -> list[Edit]:
+def _edits(luma: Tensor, found: Inversion, figures: Sequence[Figures]) -> list[Edit]:
     picture = color.to_rgb(luma, found.planes).clamp(0, 255)
     grey = luma.expand_as(picture)
     nearness, likeness = psnr(picture, grey), ssim(picture, grey)
     planes = found.planes.cpu().numpy()
     return [
         Edit(
+            figures[b],
             planes[b],
             to_pixels(picture[b]),
             float(found.feature_loss_before[b]),

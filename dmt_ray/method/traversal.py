@@ -15,7 +15,6 @@ from dmt_ray.method.witness import BorderedGram, displacement_norm, half_bandwid
 #: Strength is met within this share.
 STRENGTH_TOLERANCE = 0.005
 _JITTER = 1e-10
-_SOLVER_ITERATIONS = 200
 _MAX_BISECTIONS = 40
 #: Budget weights further than this factor from the linear guess mean that the strength cannot be reached.
 _MAX_FACTOR = 1e8
@@ -57,6 +56,26 @@ class Traversal:
         )
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How exactly to solve.
+
+    Attributes:
+        strength: a strength is met within this share.
+        iterations: L-BFGS steps of one solve at most.
+        tolerance: a solve ends when a step lowers the objective by no more than this share of it.
+    """
+
+    strength: float = STRENGTH_TOLERANCE
+    iterations: int = 200
+    tolerance: float = 1e-13
+
+
+EXACT = Effort()
+#: For the many small problems of local traversal, each of which weighs little.
+ROUGH = Effort(strength=0.02, iterations=30, tolerance=1e-6)
+
+
 class _Whitening:
     """Coordinates u = L^T r with L L^T = G, in which |F^T r| = |u| and the budget term is round.
 
@@ -64,37 +83,57 @@ class _Whitening:
     """
 
     def __init__(self, gram: BorderedGram) -> None:
-        size = gram.shared.shape[0]
-        ridge = _JITTER * gram.shared.diagonal().mean().clamp_min(1e-30)
+        size = gram.shared.shape[-1]
+        ridge = _JITTER * gram.shared.diagonal(dim1=-2, dim2=-1).mean().clamp_min(1e-30)
         eye = torch.eye(size, dtype=gram.shared.dtype, device=gram.shared.device)
         self.factor, failed = torch.linalg.cholesky_ex(gram.shared + ridge * eye)
-        while int(failed):
+        while bool(failed.any()):
             ridge = ridge * 10
             self.factor, failed = torch.linalg.cholesky_ex(gram.shared + ridge * eye)
-        self.border = torch.linalg.solve_triangular(self.factor, gram.cross.T, upper=False).T
+        self.border = self._solve(gram.cross, None, transposed=False)
         self.corner = (gram.own + ridge - (self.border**2).sum(1)).clamp_min(float(ridge)).sqrt()
+
+    def _solve(self, right: Tensor, rows: Tensor | None, *, transposed: bool) -> Tensor:
+        """Return L^-1 b, or L^-T b, of right sides b (R, K)."""
+        factor = self._factor(rows)
+        factor = factor.mT if transposed else factor
+        solution: Tensor
+        if factor.dim() == 2:
+            solution = torch.linalg.solve_triangular(factor, right.T, upper=transposed).T
+        else:
+            solution = torch.linalg.solve_triangular(factor, right[..., None], upper=transposed)[..., 0]
+        return solution
+
+    def _factor(self, rows: Tensor | None) -> Tensor:
+        factor: Tensor = self.factor
+        return factor if rows is None or factor.dim() == 2 else factor[rows]
 
     def to_r(self, u: Tensor, rows: Tensor) -> Tensor:
         """Return r = L^-T u."""
         last = u[:, -1] / self.corner[rows]
-        rest = u[:, :-1] - self.border[rows] * last[:, None]
-        top = torch.linalg.solve_triangular(self.factor.T, rest.T, upper=True).T
+        top = self._solve(u[:, :-1] - self.border[rows] * last[:, None], rows, transposed=True)
         return torch.cat([top, last[:, None]], 1)
 
     def to_u(self, r: Tensor, rows: Tensor) -> Tensor:
         """Return u = L^T r."""
-        last = r[:, -1:]
-        return torch.cat([r[:, :-1] @ self.factor + last * self.border[rows], last * self.corner[rows][:, None]], 1)
+        last, factor = r[:, -1:], self._factor(rows)
+        top = r[:, :-1] @ factor if factor.dim() == 2 else torch.bmm(r[:, None, :-1], factor)[:, 0]
+        return torch.cat([top + last * self.border[rows], last * self.corner[rows][:, None]], 1)
 
     def gradient(self, g: Tensor, rows: Tensor) -> Tensor:
         """Return the gradient in u, L^-1 g, of a gradient g in r."""
-        top = torch.linalg.solve_triangular(self.factor, g[:, :-1].T, upper=False).T
+        top = self._solve(g[:, :-1], rows, transposed=False)
         last = (g[:, -1] - (self.border[rows] * top).sum(1)) / self.corner[rows]
         return torch.cat([top, last[:, None]], 1)
 
 
 def _solve(
-    gram: BorderedGram, whitening: _Whitening, start: Tensor, variance: Tensor, budget_weight: Tensor
+    gram: BorderedGram,
+    whitening: _Whitening,
+    start: Tensor,
+    variance: Tensor,
+    budget_weight: Tensor,
+    effort: Effort,
 ) -> Tensor:
     """Minimise J from ``start`` (B, K + 1) and return r."""
 
@@ -103,49 +142,56 @@ def _solve(
         return value, whitening.gradient(gradient, rows)
 
     rows = torch.arange(start.shape[0], device=start.device)
-    first_step = float(gram.mean_difference()) * 0.1
+    first_step = float(gram.mean_difference().mean()) * 0.1
     minimum = lbfgs.minimise(
         value_and_gradient,
         whitening.to_u(start, rows),
-        iterations=_SOLVER_ITERATIONS,
+        iterations=effort.iterations,
         first_step=max(first_step, 1e-12),
-        tolerance=1e-13,
+        tolerance=effort.tolerance,
         gradient_tolerance=1e-14,
     )
     return whitening.to_r(minimum.x, rows)
 
 
-def traverse(gram: BorderedGram, variance: Tensor, budget_weights: Tensor) -> list[Traversal]:
+def traverse(
+    gram: BorderedGram, variance: Tensor | None, budget_weights: Tensor, effort: Effort = EXACT
+) -> list[Traversal]:
     """Solve a list of budget weights, each warm-started from the one before, as the paper does.
 
     Parameters:
         gram: Gram matrices of B images.
-        variance: (B,) RBF variances.
+        variance: (B,) RBF variances; None takes those of ``half_bandwidth``.
         budget_weights: (W, B) or (W,) weights lambda, in the order to solve.
     """
+    variance = half_bandwidth(gram) if variance is None else variance
     whitening = _Whitening(gram)
     r = torch.zeros_like(torch.cat([gram.cross, gram.own[:, None]], 1))
     results = []
     for weight in budget_weights:
         weights = weight.expand(r.shape[0]).to(r)
-        r = _solve(gram, whitening, r, variance, weights)
+        r = _solve(gram, whitening, r, variance, weights, effort)
         results.append(_result(gram, r, variance, weights))
     return results
 
 
 def traverse_to_strengths(
-    gram: BorderedGram, strengths: Sequence[float], variance: Tensor | None = None
+    gram: BorderedGram, strengths: Sequence[float], variance: Tensor | None = None, effort: Effort = EXACT
 ) -> list[Traversal]:
     """Do ``traverse_to_strength`` for each strength, each warm-started from the one before."""
     results: list[Traversal] = []
     for strength in strengths:
         warm = results[-1] if results and results[-1].moved else None
-        results.append(traverse_to_strength(gram, strength, variance, warm))
+        results.append(traverse_to_strength(gram, strength, variance, warm, effort))
     return results
 
 
 def traverse_to_strength(
-    gram: BorderedGram, strength: float, variance: Tensor | None = None, warm: Traversal | None = None
+    gram: BorderedGram,
+    strength: float,
+    variance: Tensor | None = None,
+    warm: Traversal | None = None,
+    effort: Effort = EXACT,
 ) -> Traversal:
     """Find, for every image at once, the budget weight whose displacement has the asked strength.
 
@@ -158,17 +204,19 @@ def traverse_to_strength(
         strength: at least 0.
         variance: (B,) RBF variances; by default those of ``half_bandwidth``.
         warm: the traversal of the same images to another strength, to start from.
+        effort: how exactly to solve.
     """
     variance = half_bandwidth(gram) if variance is None else variance
     zero = torch.zeros_like(torch.cat([gram.cross, gram.own[:, None]], 1))
     batch = zero.shape[0]
     goal = strength * gram.mean_difference()
-    if strength == 0 or float(goal) == 0:
+    if strength == 0 or not bool((goal > 0).any()):
         return _result(gram, zero, variance, torch.full((batch,), float("inf"), dtype=zero.dtype, device=zero.device))
     whitening = _Whitening(gram)
     everything = torch.arange(batch, device=zero.device)
     _, gradient = objective(gram, zero, variance, torch.zeros_like(variance))
     slope = whitening.gradient(gradient, everything).square().sum(1).sqrt().clamp_min(1e-300)
+    goal = goal.clamp_min(1e-300)
     guess = slope / (2 * goal)  # where lambda |u|^2 balances the witness function's linear term
     # A budget term of the second order makes strength about 1 / lambda.
     log_weight = guess.log() if warm is None else (warm.budget_weight * (warm.norm / goal)).log()
@@ -185,8 +233,8 @@ def traverse_to_strength(
         part = gram.rows(index)
         local = _WhiteningRows(whitening, index)
         weights = log_weight[index].exp()
-        r[index] = _solve(part, local, r[index], variance[index], weights)
-        log_ratio = (displacement_norm(part, r[index]) / goal).clamp_min(1e-300).log()
+        r[index] = _solve(part, local, r[index], variance[index], weights, effort)
+        log_ratio = (displacement_norm(part, r[index]) / goal[index]).clamp_min(1e-300).log()
         better = log_ratio.abs() < best_error[index]
         chosen = index[better]
         best[chosen], best_weight[chosen], best_error[chosen] = r[chosen], weights[better], log_ratio[better].abs()
@@ -196,7 +244,7 @@ def traverse_to_strength(
         high[near], log_high_ratio[near] = log_weight[near], log_ratio[~too_far]
         log_weight = _next_weight(log_weight, low, high, log_low_ratio, log_high_ratio, step)
         stuck = (high - low < 1e-9) | ((log_weight - guess.log()).abs() > torch.log(guess.new_tensor(_MAX_FACTOR)))
-        open_rows = open_rows & (best_error > STRENGTH_TOLERANCE) & ~stuck
+        open_rows = open_rows & (best_error > effort.strength) & ~stuck
     return _result(gram, best, variance, best_weight)
 
 
@@ -204,7 +252,7 @@ class _WhiteningRows(_Whitening):
     """A view of a whitening for some images of its batch."""
 
     def __init__(self, whole: _Whitening, rows: Tensor) -> None:
-        self.factor = whole.factor
+        self.factor = whole._factor(rows)
         self.border = whole.border[rows]
         self.corner = whole.corner[rows]
 

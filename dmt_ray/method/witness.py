@@ -15,10 +15,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BorderedGram:
-    """Gram matrices of B images that share their K exemplars: [[shared, cross_b], [cross_b^T, own_b]].
+    """Gram matrices of B images: [[shared, cross_b], [cross_b^T, own_b]].
 
     Attributes:
-        shared: (K, K) float64 Gram matrix of the exemplars; source rows first, then target, then basis.
+        shared: (K, K) float64 Gram matrix of the exemplars that all images share; source rows first, then target,
+            then basis. Or (B, K, K), when each image has its own K exemplars.
         cross: (B, K) float64 products of each image with the exemplars.
         own: (B,) float64 squared norm of each image.
         sources, targets: numbers of source and target rows.
@@ -32,12 +33,20 @@ class BorderedGram:
 
     def rows(self, index: Tensor) -> BorderedGram:
         """Return the images at ``index`` (R,)."""
-        return BorderedGram(self.shared, self.cross[index], self.own[index], self.sources, self.targets)
+        shared = self.shared[index] if self.shared.dim() == 3 else self.shared
+        return BorderedGram(shared, self.cross[index], self.own[index], self.sources, self.targets)
+
+    def products(self, coefficients: Tensor, count: int | None = None) -> Tensor:
+        """Return coefficients (B, count) times the first ``count`` rows (all by default) of each shared matrix."""
+        shared = self.shared[..., :count, :]
+        if shared.dim() == 2:
+            return coefficients @ shared
+        return torch.bmm(coefficients[:, None], shared)[:, 0]
 
     def apply(self, s: Tensor) -> Tensor:
         """Return G s (B, K + 1) for coefficients s (B, K + 1)."""
         exemplars, own = s[:, :-1], s[:, -1:]
-        top = exemplars @ self.shared + own * self.cross
+        top = self.products(exemplars) + own * self.cross
         last = (exemplars * self.cross).sum(1, keepdim=True) + own * self.own[:, None]
         return torch.cat([top, last], 1)
 
@@ -45,14 +54,19 @@ class BorderedGram:
         """Return |z - exemplar|^2 (B, N + M) for the sources, then the targets."""
         count = self.sources + self.targets
         own = (s * gram_s).sum(1, keepdim=True)
-        return (own - 2 * gram_s[:, :count] + self.shared.diagonal()[:count]).clamp_min(0)
+        return (own - 2 * gram_s[:, :count] + self.shared.diagonal(dim1=-2, dim2=-1)[..., :count]).clamp_min(0)
 
     def mean_difference(self) -> Tensor:
-        """Return |mean target - mean source|, a scalar in standardised units."""
-        weights = self.shared.new_zeros(self.shared.shape[0])
-        weights[: self.sources] = -1 / self.sources
-        weights[self.sources : self.sources + self.targets] = 1 / self.targets
-        return (weights @ self.shared @ weights).clamp_min(0).sqrt()
+        """Return |mean target - mean source| (B,) in standardised units."""
+        weights = self.direction()
+        return (weights * self.products(weights)).sum(1).clamp_min(0).sqrt()
+
+    def direction(self) -> Tensor:
+        """Return the coefficients (B, K) of mean target - mean source."""
+        weights = torch.zeros_like(self.cross)
+        weights[:, : self.sources] = -1 / self.sources
+        weights[:, self.sources : self.sources + self.targets] = 1 / self.targets
+        return weights
 
 
 def half_bandwidth(gram: BorderedGram) -> Tensor:
@@ -88,7 +102,7 @@ def objective(gram: BorderedGram, r: Tensor, variance: Tensor, budget_weight: Te
     value = value + budget_weight * (r * gram_r).sum(1)
     # d witness / dr = -(1/v) sum_i w_i (G s - G e_i), with w_i = k_i / N for sources and -k_j / M for targets.
     count = kernel_weights.shape[1]
-    pull = kernel_weights @ gram.shared[:count]
+    pull = gram.products(kernel_weights, count)
     pull = torch.cat([pull, (kernel_weights * gram.cross[:, :count]).sum(1, keepdim=True)], 1)
     gradient = -(kernel_weights.sum(1, keepdim=True) * gram_s - pull) / variance[:, None]
     return value, gradient + 2 * budget_weight[:, None] * gram_r

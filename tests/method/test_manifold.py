@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from dmt_ray.method import manifold as module
-from dmt_ray.method.manifold import Manifold, standardisation
+from dmt_ray.method.manifold import Manifold, ManifoldBuilder, standardisation
 
 CPU = torch.device("cpu")
 
@@ -14,10 +14,17 @@ def maps(seed: int, count: int) -> list[np.ndarray]:
     return [np.maximum(rng.normal(1, 2, shape), 0).astype(np.float16) for shape in shapes]
 
 
-@pytest.mark.parametrize("standardise", ["channel", "unit"])
+def build(standardise: str, *sets: list[np.ndarray]) -> dict[str, np.ndarray]:
+    builder = ManifoldBuilder(sum(len(one[0]) for one in sets), standardise)
+    for one in sets:
+        builder.add([torch.from_numpy(tap) for tap in one])
+    return builder.finish(len(sets[0][0]), len(sets[1][0]), CPU)
+
+
+@pytest.mark.parametrize("standardise", ["channel", "unit", "none"])
 def test_gram_and_moves_equal_plain_matrix_products(standardise: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", 37)  # many ragged chunks
-    arrays = Manifold.build(maps(0, 5), maps(1, 4), standardise, device=CPU)
+    monkeypatch.setattr(module, "BLOCK_BYTES", 37 * 9 * 8)  # many ragged blocks
+    arrays = build(standardise, maps(0, 5), maps(1, 4))
     manifold = Manifold(arrays, 3, CPU)
     features = torch.tensor(arrays["features"]).double()
     assert features.shape == (9, 6 * 64 + 10 * 16 + 12 * 4)
@@ -57,3 +64,32 @@ def test_a_unit_that_is_dead_among_the_exemplars_cannot_throw_an_image_away() ->
     mean, deviation = standardisation(np.zeros((3, 2, 4, 4), np.float16), "unit")
     assert (deviation == 1).all()
     assert (mean == 0).all()
+
+
+@pytest.mark.parametrize("standardise", ["channel", "unit"])
+def test_a_streamed_manifold_equals_one_made_of_all_at_once(standardise: str) -> None:
+    source, target, basis = maps(0, 5), maps(1, 4), maps(2, 3)
+    whole = build(standardise, source, target, basis)
+    assert len(whole["features"]) == 12
+    everything = [np.concatenate(taps) for taps in zip(source, target, basis, strict=True)]
+    flat = []
+    for k, tap in enumerate(everything):
+        mean, deviation = standardisation(tap, standardise)
+        np.testing.assert_allclose(whole[f"mean_{k}"], mean, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(whole[f"deviation_{k}"], deviation, rtol=1e-5)
+        flat.append(((tap - mean) / deviation).reshape(12, -1))
+    np.testing.assert_allclose(whole["features"].astype(np.float32), np.concatenate(flat, 1), rtol=2e-3, atol=2e-3)
+    builder = ManifoldBuilder(20, standardise)  # room for some that turn out unreadable
+    for row in range(12):
+        builder.add([torch.from_numpy(tap[row : row + 1]) for tap in everything])
+    for name, array in builder.finish(5, 4, CPU).items():
+        np.testing.assert_allclose(array.astype(np.float64), whole[name].astype(np.float64), rtol=1e-9, atol=1e-9)
+
+
+def test_moving_by_few_exemplars_equals_moving_by_all() -> None:
+    manifold = Manifold(build("channel", maps(0, 5), maps(1, 4)), 3, CPU)
+    x = manifold.standardise([torch.tensor(tap).float() for tap in maps(2, 1)])
+    r = torch.zeros(1, 10, dtype=torch.float64)
+    r[0, [1, 7]] = torch.tensor([-0.4, 0.6], dtype=torch.float64)
+    features = torch.tensor(manifold.features).float()
+    torch.testing.assert_close(manifold.move(x, r), x - 0.4 * features[1] + 0.6 * features[7], rtol=1e-4, atol=1e-4)
