@@ -1,4 +1,4 @@
-"""The command line: ``dmt-ray colorize | weights | verify``, all options made from the dataclasses in config.py."""
+"""The command line, ``dmt-ray COMMAND``: all options are made from the dataclasses in config.py."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import dataclasses
 import logging
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import tyro
 import yaml
 
-from dmt_ray.config import Backbone, ColorizeConfig, ModelConfig
+from dmt_ray.config import Backbone, ColorizeConfig, ModelConfig, TransformConfig
 from dmt_ray.errors import DmtError, SettingsError
 
 EXIT_SETTINGS = 2
@@ -29,6 +29,18 @@ class ColorizeCommand:
     """
 
     settings: Annotated[ColorizeConfig, tyro.conf.arg(name="")]
+    config: str | None = None
+    """YAML file with the same options, one a line; the command line wins."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformCommand:
+    """Move a dataset of photos from one class towards another by deep manifold traversal.
+
+    Exit codes: 0 every planned input has its rows; 2 bad settings; 3 incomplete; 4 more error rows than allowed.
+    """
+
+    settings: Annotated[TransformConfig, tyro.conf.arg(name="")]
     config: str | None = None
     """YAML file with the same options, one a line; the command line wins."""
 
@@ -51,10 +63,17 @@ class VerifyCommand:
     """The --output of a run."""
 
 
+JobCommand = type[ColorizeCommand] | type[TransformCommand]
+
+#: Commands that run a job; all of them take ``--config``.
+JOBS: dict[str, JobCommand] = {"colorize": ColorizeCommand, "transform": TransformCommand}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dmt-ray`` and return its exit code."""
     commands: dict[str, typing.Callable[..., Any]] = {
         "colorize": ColorizeCommand,
+        "transform": TransformCommand,
         "weights": WeightsCommand,
         "verify": VerifyCommand,
     }
@@ -63,7 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def colorize_main(argv: Sequence[str] | None = None) -> int:
     """Run ``jobs/colorize_dataset.py`` and return its exit code."""
-    return _guarded(lambda: _colorize(list(sys.argv[1:] if argv is None else argv), prog=None))
+    return _guarded(lambda: _job(ColorizeCommand, list(sys.argv[1:] if argv is None else argv), prog=None))
+
+
+def transform_main(argv: Sequence[str] | None = None) -> int:
+    """Run ``jobs/transform_dataset.py`` and return its exit code."""
+    return _guarded(lambda: _job(TransformCommand, list(sys.argv[1:] if argv is None else argv), prog=None))
 
 
 def _guarded(command: typing.Callable[[], int]) -> int:
@@ -80,29 +104,30 @@ def _guarded(command: typing.Callable[[], int]) -> int:
 
 
 def _dispatch(commands: dict[str, typing.Callable[..., Any]], argv: list[str], prog: str) -> int:
-    if argv[:1] == ["colorize"]:
-        return _colorize(argv[1:], prog=f"{prog} colorize")
+    job = JOBS.get(argv[0]) if argv else None
+    if job is not None:
+        return _job(job, argv[1:], prog=f"{prog} {argv[0]}")
     command = tyro.extras.subcommand_cli_from_dict(
         commands, prog=prog, description=__doc__, args=argv, config=(tyro.conf.OmitArgPrefixes,)
     )
     return _weights(command) if isinstance(command, WeightsCommand) else _verify(command)
 
 
-def parse_colorize(argv: Sequence[str], prog: str | None = None) -> ColorizeConfig:
-    """Turn a command line, and the YAML file that it may name, into a checked config.
+def parse_job(command: JobCommand, argv: Sequence[str], prog: str | None = None) -> ColorizeConfig | TransformConfig:
+    """Turn a job's command line, and the YAML file that it may name, into a checked config.
 
     Raises:
         SettingsError: a value is out of range, or the YAML file is no good.
         SystemExit: with 2 after a bad option, with 0 after ``--help``.
     """
-    command = tyro.cli(
-        ColorizeCommand, prog=prog, args=expand_config(list(argv)), config=(tyro.conf.OmitArgPrefixes,)
-    )
-    return command.settings
+    options = option_types(typing.get_type_hints(command)["settings"])
+    arguments = split_lists(expand_config(list(argv), options), options)
+    parsed = tyro.cli(command, prog=prog, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+    return parsed.settings
 
 
-def _colorize(argv: list[str], prog: str | None) -> int:
-    config = parse_colorize(argv, prog)
+def _job(command: JobCommand, argv: list[str], prog: str | None) -> int:
+    config = parse_job(command, argv, prog)
     from dmt_ray.pipeline.run import run_job
 
     return run_job(config, say=print)
@@ -127,8 +152,26 @@ def _verify(command: VerifyCommand) -> int:
     return 0 if report.complete else EXIT_INCOMPLETE
 
 
-def expand_config(argv: list[str]) -> list[str]:
+def split_lists(argv: list[str], options: Mapping[str, Any]) -> list[str]:
+    """Cut ``--strength 0.5,1,2`` into the words that the parser takes for a list of numbers or names."""
+    words: list[str] = []
+    several = False
+    for word in argv:
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            several = typing.get_origin(options.get(name.replace("-", "_"))) is tuple
+            words += [f"--{name}", *value.split(",")] if several and value else [word]
+        else:
+            words += [part for part in word.split(",") if part] if several else [word]
+    return words
+
+
+def expand_config(argv: list[str], options: Mapping[str, Any]) -> list[str]:
     """Put the options of ``--config FILE`` before the command line's own, which therefore win.
+
+    Parameters:
+        argv: the command line.
+        options: the type of every option that the job has.
 
     Raises:
         SettingsError: the file cannot be read, is no flat mapping, or has a key that is no option.
@@ -139,10 +182,10 @@ def expand_config(argv: list[str]) -> list[str]:
         path = scan.parse_known_args(argv)[0].config
     except argparse.ArgumentError:  # "--config" without a value: the real parser says so with its own words
         return argv
-    return argv if path is None else _options_of(path) + argv
+    return argv if path is None else _options_of(path, options) + argv
 
 
-def _options_of(path: str) -> list[str]:
+def _options_of(path: str, known: Mapping[str, Any]) -> list[str]:
     from dmt_ray.storage.files import read_bytes
 
     try:
@@ -155,7 +198,6 @@ def _options_of(path: str) -> list[str]:
         return []
     if not isinstance(mapping, dict):
         raise SettingsError(f"{path} must be a mapping of option names to values, such as 'size: 96'.")
-    known = _option_types(ColorizeConfig)
     options: list[str] = []
     for key, value in mapping.items():
         name = str(key).replace("-", "_")
@@ -178,14 +220,14 @@ def _option(path: str, name: str, value: Any, kind: Any) -> list[str]:
     return [f"{flag}={value}"]
 
 
-def _option_types(config: type) -> dict[str, Any]:
+def option_types(config: type) -> dict[str, Any]:
     """Return the type of every option of a config, however deep its section."""
     types: dict[str, Any] = {}
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         kind = hints[field.name]
         if dataclasses.is_dataclass(kind):
-            types |= _option_types(typing.cast(type, kind))
+            types |= option_types(typing.cast(type, kind))
         else:
             types[field.name] = kind
     return types

@@ -24,7 +24,7 @@ REQUIRED = ("--input", "a", "--reference", "b", "--output", "c")
 
 
 def parsed(*options):
-    return cli.parse_colorize([*options, *REQUIRED])
+    return cli.parse_job(cli.ColorizeCommand, [*options, *REQUIRED])
 
 
 def test_defaults_come_from_the_dataclasses():
@@ -77,7 +77,7 @@ def test_a_missing_yaml_file(tmp_path, capsys):
 
 
 def test_every_option_can_stand_in_yaml():
-    types = cli._option_types(ColorizeConfig)
+    types = cli.option_types(ColorizeConfig)
     assert {"input", "size", "taps", "strength", "iterations", "shard_size", "mode", "batch_size"} <= set(types)
 
 
@@ -161,7 +161,40 @@ def test_verify_wants_a_run(tmp_path, capsys):
 
 
 def test_expand_config_leaves_other_command_lines_alone():
-    assert cli.expand_config(["--size", "96"]) == ["--size", "96"]
-    assert cli.expand_config(["--config"]) == ["--config"]
+    options = cli.option_types(ColorizeConfig)
+    assert cli.expand_config(["--size", "96"], options) == ["--size", "96"]
+    assert cli.expand_config(["--config"], options) == ["--config"]
     with pytest.raises(DmtError, match="does not exist"):
-        cli.expand_config(["--config", "/nowhere/at.yaml"])
+        cli.expand_config(["--config", "/nowhere/at.yaml"], options)
+
+
+TRANSFORM = ("--input", "a", "--source", "b", "--target", "c", "--output", "d")
+
+
+@pytest.mark.parametrize("words", [["--strength", "0.5,1,2"], ["--strength=0.5,1,2"], ["--strength", "0.5", "1", "2"]])
+def test_a_sweep_may_be_written_with_commas(words):
+    config = cli.parse_job(cli.TransformCommand, [*words, *TRANSFORM])
+    assert config.strengths == (0.5, 1.0, 2.0)
+    assert config.exemplars.source == "b"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--strength", "2,1"], "--strength is (2.0, 1.0); it must be"),
+        (["--budget-weight", "0.1,0.2"], "--budget-weight is (0.1, 0.2); it must be falling"),
+        (["--beta", "0.4"], "--beta is (0.4,); it must be given with --method dfi alone"),
+        (["--neighbors-by", "attributes"], "--neighbors-by is 'attributes'; it must be features unless"),
+        (["--manifold", "m"], "--source is 'b'; it must be left out when --manifold is given"),
+        (["--basis-where", "x > 1"], "--basis-where is 'x > 1'; it must be given with --basis"),
+        (["--mask-column", "m", "--mask-folder", "f"], "--mask-column is 'm'; it must be left out"),
+    ],
+)
+def test_transform_options_that_contradict_each_other(capsys, options, reason):
+    assert cli.transform_main([*options, *TRANSFORM]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_transform_wants_two_classes(capsys):
+    assert cli.transform_main(["--input", "a", "--source", "b", "--output", "d"]) == 2
+    assert "--target is None; it must be a path or URI" in capsys.readouterr().err

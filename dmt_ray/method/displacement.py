@@ -95,6 +95,7 @@ class Edit:
         feature_loss_before, feature_loss_after: mean over taps of 1/2 |phi - target|^2, of the input and the result.
         iterations: L-BFGS steps taken.
         psnr_to_input, ssim_to_input: the result against the input at working size, in dB and in -1..1.
+        lpips_to_input: likewise, 0 and up; None when it was not measured.
         frames: the way from the input to the result, pictures like ``picture``; empty unless asked for.
     """
 
@@ -106,6 +107,7 @@ class Edit:
     iterations: int
     psnr_to_input: float
     ssim_to_input: float
+    lpips_to_input: float | None = None
     frames: tuple[np.ndarray, ...] = ()
 
     def with_frames(self, frames: tuple[np.ndarray, ...]) -> Edit:

@@ -16,6 +16,9 @@ from torch import Tensor
 #: ``objective(x, rows)``: x (R, n) of the rows numbered ``rows`` (R,) -> value (R,), gradient (R, n).
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
+#: A symmetric positive operator (R, n) -> (R, n) that stands for the inverse Hessian before anything is known of it.
+Precondition = Callable[[Tensor], Tensor]
+
 _ARMIJO = 1e-4
 _CURVATURE = 1e-8
 _MAX_BACKTRACKS = 20
@@ -61,7 +64,7 @@ class _State:
             setattr(self, name, getattr(self, name)[:, mask])
 
 
-def _direction(state: _State, free: Tensor) -> Tensor:
+def _direction(state: _State, free: Tensor, precondition: Precondition | None) -> Tensor:
     """Return the quasi-Newton descent direction (R, n) over the free variables of each row."""
     q = torch.where(free, state.gradient, 0)
     count = state.steps.shape[0]
@@ -70,10 +73,13 @@ def _direction(state: _State, free: Tensor) -> Tensor:
         alpha = state.rho[k] * (state.steps[k] * q).sum(1)
         q = q - alpha[:, None] * state.changes[k]
         alphas.append(alpha)
+    if precondition is not None:
+        q = precondition(q)
     if count:
         scale = torch.ones_like(state.value)
         for k in range(count):  # the newest valid pair wins
-            norm = (state.changes[k] ** 2).sum(1)
+            change = state.changes[k]
+            norm = (change * (change if precondition is None else precondition(change))).sum(1)
             valid = state.rho[k] > 0
             scale = torch.where(valid, 1 / (state.rho[k] * norm).clamp_min(1e-38), scale)
         q = q * scale[:, None]
@@ -143,6 +149,7 @@ def minimise(
     first_step: float = 1.0,
     tolerance: float = 2.2e-9,
     gradient_tolerance: float = 1e-10,
+    precondition: Precondition | None = None,
 ) -> Minimum:
     """Minimise B independent objectives of n variables each.
 
@@ -155,6 +162,7 @@ def minimise(
         first_step: Euclidean length of a row's first trial step, in units of x; later ones try the full step first.
         tolerance: a row ends when a step lowers its value by no more than this share of it (SciPy's ``ftol``).
         gradient_tolerance: a row ends when no component of its projected gradient is larger.
+        precondition: stands in for the identity that the quasi-Newton memory starts from.
     """
     lower, upper = (torch.as_tensor(bound, dtype=start.dtype, device=start.device) for bound in (lower, upper))
     x = torch.clamp(start.detach(), lower, upper)
@@ -174,7 +182,7 @@ def minimise(
         if state.rows.numel() == 0:
             break
         free = free[unfinished]
-        direction = _direction(state, free)
+        direction = _direction(state, free, precondition)
         uphill = (direction * state.gradient).sum(1) >= 0
         if bool(uphill.any()):  # rounding spoilt the memory of a row: steepest descent, memory forgotten
             direction = torch.where(uphill[:, None] & free, -state.gradient, direction)

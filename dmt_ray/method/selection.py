@@ -41,12 +41,14 @@ def describe_subjects(subjects: Sequence[Subject]) -> dict[str, np.ndarray]:
     """Return what ``Selector`` must know of the exemplars, as plain arrays.
 
     Returns:
-        ``content`` and ``group`` (K, 32) uint8 digests, zeros where there is none; ``attributes`` (K, A) float32.
+        ``content`` and ``group`` (K, 32) uint8 digests, zeros where there is none; ``attributes`` (K, A) float32,
+        NaN where there are none.
     """
     nothing = bytes(32)
     content = b"".join(subject.content or nothing for subject in subjects)
     group = b"".join(nothing if one.group is None else digest(one.group.encode()) for one in subjects)
-    rows = [np.zeros(0) if one.attributes is None else np.asarray(one.attributes) for one in subjects]
+    width = max(0 if one.attributes is None else len(one.attributes) for one in subjects)
+    rows = [np.full(width, np.nan) if one.attributes is None else np.asarray(one.attributes) for one in subjects]
     return {
         "content": np.frombuffer(content, np.uint8).reshape(-1, 32).copy(),
         "group": np.frombuffer(group, np.uint8).reshape(-1, 32).copy(),
@@ -85,7 +87,11 @@ class Selector:
         """Tell which exemplars (K,) an image may be moved by: not itself, and none of its own group."""
         allowed = np.ones(len(self._content), bool)
         if subject.content is not None:
-            allowed &= (self._content != np.frombuffer(subject.content, np.uint8)).any(1)
+            itself = (self._content == np.frombuffer(subject.content, np.uint8)).all(1)
+            allowed &= ~itself
+            for group in np.unique(self._group[itself], axis=0):  # known even where its own is not
+                if group.any():
+                    allowed &= (self._group != group).any(1)
         if subject.group is not None:
             allowed &= (self._group != np.frombuffer(digest(subject.group.encode()), np.uint8)).any(1)
         return allowed

@@ -122,3 +122,59 @@ class VGG(nn.Module):
             if name in taps:
                 maps[name] = x.float()
         return [maps[tap] for tap in taps]
+
+
+class ActivationMeans:
+    """Adds up the mean activation of every filter of some layers, over pictures and positions.
+
+    Parameters:
+        network: a VGG that has the layers.
+        taps: the layers, from conv1_1 on.
+    """
+
+    def __init__(self, network: VGG, taps: Sequence[str]) -> None:
+        self._network, self._taps = network, tuple(taps)
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, images: Tensor) -> None:
+        """Take pictures (B, 3, H, W) in 0..255."""
+        with torch.inference_mode():
+            maps = self._network(images.to(self._network.device) / 255, self._taps)
+        for tap, values in zip(self._taps, maps, strict=True):
+            total = values.double().mean((2, 3)).sum(0).cpu()
+            self._sums[tap] = total + self._sums[tap] if tap in self._sums else total
+        self._count += len(images)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return ``activation_<layer>`` (C,) float32 of each layer."""
+        return {f"activation_{tap}": (total / self._count).float().numpy() for tap, total in self._sums.items()}
+
+
+def normalised(
+    arrays: Mapping[str, np.ndarray], backbone: str, means: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Rescale filters so that each one's mean activation is 1, as the papers' normalised VGG (Gatys et al. 2015).
+
+    ReLU and max-pooling keep positive factors, so dividing a filter by its mean and multiplying the next layer's
+    weights by it leaves every map as it was, but for its scale. A filter that is all but dead stays as it is.
+
+    Parameters:
+        arrays: weights by torchvision's names.
+        backbone: ``vgg16`` or ``vgg19``.
+        means: what ``ActivationMeans.arrays`` returned; layers beyond those stay as they are.
+    """
+    result = dict(arrays)
+    before: np.ndarray | None = None
+    for tap, index, _, _ in _plan(backbone):
+        weight, bias = result[f"features.{index}.weight"], result[f"features.{index}.bias"]
+        if before is not None:
+            weight = weight * before[None, :, None, None]
+        before = None
+        if f"activation_{tap}" in means:
+            mean = means[f"activation_{tap}"]
+            before = np.where(mean > 1e-4 * mean.mean(), mean, 1).astype(np.float32)
+            weight, bias = weight / before[:, None, None, None], bias / before
+        result[f"features.{index}.weight"] = np.ascontiguousarray(weight, np.float32)
+        result[f"features.{index}.bias"] = np.ascontiguousarray(bias, np.float32)
+    return result

@@ -17,7 +17,8 @@ import torch
 
 from dmt_ray.pipeline.carry import Carrier
 from dmt_ray.pipeline.commit import commit_shard
-from dmt_ray.pipeline.editors import ExemplarSets, JobConfig, learn_exemplars
+from dmt_ray.pipeline.editors import JobConfig
+from dmt_ray.pipeline.exemplars import ExemplarSets, learn_exemplars
 from dmt_ray.pipeline.plan_file import Plan, load_plan
 from dmt_ray.pipeline.resources import pick_device
 from dmt_ray.pipeline.work import DeviceLostError, Workbench

@@ -31,6 +31,7 @@ ROW_SCHEMA = pa.schema(
         ("image_format", pa.string()),
         ("width", pa.int32()),  # of the image column, in pixels
         ("height", pa.int32()),
+        ("path", pa.large_binary()),  # an animation of the way from the input to the image
         ("budget_weight", pa.float64()),
         ("rbf_variance", pa.float64()),
         ("displacement_norm", pa.float64()),
@@ -41,6 +42,7 @@ ROW_SCHEMA = pa.schema(
         ("iterations", pa.int32()),
         ("psnr_to_input", pa.float64()),
         ("ssim_to_input", pa.float64()),
+        ("lpips_to_input", pa.float64()),
         ("seconds_read", pa.float64()),
         ("seconds_traverse", pa.float64()),
         ("seconds_reconstruct", pa.float64()),

@@ -16,10 +16,12 @@ from importlib import metadata
 from typing import Any
 from urllib.parse import urlsplit
 
+from dmt_ray.config import ColorizeConfig
 from dmt_ray.errors import SettingsError
 from dmt_ray.pipeline.carry import carried_schema
 from dmt_ray.pipeline.commit import committed_shards, shard_uri
-from dmt_ray.pipeline.editors import ExemplarSets, JobConfig, check_exemplars, exemplar_places, list_exemplars
+from dmt_ray.pipeline.editors import JobConfig
+from dmt_ray.pipeline.exemplars import ExemplarSets, check_exemplars, exemplar_places, list_exemplars
 from dmt_ray.pipeline.plan_file import PLAN_FILE, Plan, load_plan, make_plan, plan_bytes
 from dmt_ray.storage import files
 from dmt_ray.storage.inputs import InputItem, open_listing
@@ -236,8 +238,13 @@ def _with_absolute_places(config: JobConfig) -> JobConfig:
     """Make local places absolute: a worker's folder is not the driver's, and a resume may come from another one."""
     inputs = replace(config.inputs, input=files.absolute(config.inputs.input))
     output = replace(config.output, output=files.absolute(config.output.output))
-    references = replace(config.references, reference=files.absolute(config.references.reference))
-    return replace(config, inputs=inputs, output=output, references=references)
+    places: dict[str, Any] = {option: files.absolute(place) for option, place in exemplar_places(config).items()}
+    if isinstance(config, ColorizeConfig):
+        return replace(config, inputs=inputs, output=output, references=replace(config.references, **places))
+    masks = config.masks
+    if masks.mask_folder is not None:
+        masks = replace(masks, mask_folder=files.absolute(masks.mask_folder))
+    return replace(config, inputs=inputs, output=output, exemplars=replace(config.exemplars, **places), masks=masks)
 
 
 def _existing_record(output: str, names: set[str], mode: str) -> dict[str, Any] | None:

@@ -19,10 +19,13 @@ import torch
 
 from dmt_ray.errors import DmtError, ImageError
 from dmt_ray.method.displacement import Displacement, Edit
+from dmt_ray.method.selection import Subject
 from dmt_ray.pipeline.commit import rows_table
-from dmt_ray.pipeline.editors import READER_THREADS, JobConfig, make_editor
+from dmt_ray.pipeline.editors import JobConfig, make_editor
+from dmt_ray.pipeline.exemplars import READER_THREADS, subject_of
+from dmt_ray.pipeline.masks import MaskReader, decode_mask, working_mask
 from dmt_ray.storage.files import masked
-from dmt_ray.storage.images import decode_image, encode_image
+from dmt_ray.storage.images import decode_image, encode_animation, encode_image
 from dmt_ray.storage.inputs import InputItem
 from dmt_ray.storage.reading import SharedReader
 
@@ -38,6 +41,7 @@ TRAVERSED_SCHEMA = pa.schema(
         ("id", pa.string()),
         ("uri", pa.string()),
         ("source", pa.large_binary()),
+        ("mask", pa.large_binary()),
         ("displacement", pa.large_binary()),
         ("error_type", pa.string()),
         ("error", pa.string()),
@@ -75,6 +79,7 @@ class Workbench:
         self.weights_label = weights_label
         self.worker = worker
         self._reader = SharedReader()
+        self._masks = MaskReader(config, self._reader)
         self._threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="images")
 
     def traverse(self, items: Sequence[InputItem]) -> pa.Table:
@@ -111,6 +116,8 @@ class Workbench:
         try:
             data = self._reader.read(item.uri)
             rgb = decode_image(data, max_pixels=self.config.inputs.max_pixels)
+            one.subject = subject_of(item, data, self.config, self._reader)
+            one.row["mask"] = self._masks.read(item)
             one.picture = self.editor.working(rgb)
             one.row["source"] = data
         except Exception as error:  # every reason is a row, never the end of the shard
@@ -119,11 +126,12 @@ class Workbench:
         return one
 
     def _traverse_batch(self, batch: Sequence[_Loaded]) -> list[Displacement]:
-        return self.editor.traverse(np.stack([one.picture for one in batch if one.picture is not None]))
+        pictures = np.stack([one.picture for one in batch if one.picture is not None])
+        return self.editor.traverse(pictures, [one.subject for one in batch])
 
     def _reconstruct_rows(self, batch: pa.Table, attempts: int) -> list[dict[str, Any]]:
         sources: list[_Source] = []
-        for index, row in enumerate(batch.drop_columns(["source", "displacement"]).to_pylist()):
+        for index, row in enumerate(batch.drop_columns(["source", "mask", "displacement"]).to_pylist()):
             row |= {
                 "uri": masked(row["uri"]),
                 "attempts": attempts,
@@ -133,6 +141,7 @@ class Workbench:
             one = _Source(row)
             if row["error_type"] is None:
                 one.data = batch["source"][index].as_buffer().to_pybytes()
+                one.mask_data = batch["mask"][index].as_py()
                 one.displacement = Displacement.from_bytes(batch["displacement"][index].as_py())
             sources.append(one)
         # Only now are the pictures as large as they are: one batch of them at a time.
@@ -147,14 +156,21 @@ class Workbench:
         if one.data is None:
             return one
         try:
-            one.rgb = decode_image(one.data, max_pixels=self.config.inputs.max_pixels)
+            rgb = decode_image(one.data, max_pixels=self.config.inputs.max_pixels)
+            if one.mask_data is not None:
+                one.mask = decode_mask(one.mask_data, rgb, self.config.inputs.max_pixels)
+            one.rgb = rgb
         except Exception as error:
             one.row |= _error_fields(error)
         return one
 
     def _reconstruct_batch(self, batch: Sequence[_Source]) -> list[list[Edit]]:
         pictures = np.stack([self.editor.working(one.rgb) for one in batch if one.rgb is not None])
-        return self.editor.reconstruct(pictures, [one.displacement for one in batch if one.displacement is not None])
+        size = self.config.model.size
+        masks = [None if one.mask is None else working_mask(one.mask, size) for one in batch]
+        return self.editor.reconstruct(
+            pictures, [one.displacement for one in batch if one.displacement is not None], masks
+        )
 
     def _finish(self, one: _Source, result: list[Edit] | Exception, seconds: float) -> None:
         """Make the rows of one image, or note in its row why there are none."""
@@ -162,10 +178,9 @@ class Workbench:
             if isinstance(result, Exception):
                 raise result
             assert one.rgb is not None
-            assert one.displacement is not None
-            for step, (edit, moved) in enumerate(zip(result, one.displacement.steps, strict=True)):
+            for step, edit in enumerate(result):
                 started = time.perf_counter()
-                row = self._row(one.rgb, edit) | asdict(moved)
+                row = self._row(one, edit) | asdict(edit.figures)
                 row["seconds_reconstruct"] = seconds / len(result) + time.perf_counter() - started
                 shares = {name: one.row[name] / len(result) for name in ("seconds_read", "seconds_traverse")}
                 one.rows.append(one.row | shares | {"step": step, "status": "ok"} | row)
@@ -173,11 +188,12 @@ class Workbench:
             one.rows = []
             one.row |= _error_fields(error) | {"seconds_reconstruct": seconds}
         finally:
-            one.rgb = None
+            one.rgb = one.mask = None
 
-    def _row(self, rgb: Array, edit: Edit) -> dict[str, Any]:
+    def _row(self, one: _Source, edit: Edit) -> dict[str, Any]:
         output = self.config.output
-        picture = self.editor.assemble(rgb, edit)
+        assert one.rgb is not None
+        picture = self.editor.assemble(one.rgb, edit, one.mask)
         return {
             "image": encode_image(picture, output.image_format, output.image_quality),
             "image_format": output.image_format,
@@ -188,6 +204,8 @@ class Workbench:
             "iterations": edit.iterations,
             "psnr_to_input": edit.psnr_to_input,
             "ssim_to_input": edit.ssim_to_input,
+            "lpips_to_input": edit.lpips_to_input,
+            "path": encode_animation(edit.frames, output.path_format) if edit.frames else None,
         }
 
 
@@ -197,6 +215,7 @@ class _Loaded:
 
     row: dict[str, Any]
     picture: Array | None = None
+    subject: Subject = field(default_factory=Subject)
 
 
 @dataclass
@@ -206,6 +225,8 @@ class _Source:
     row: dict[str, Any]
     data: bytes | None = None
     displacement: Displacement | None = None
+    mask_data: bytes | None = None
+    mask: Array | None = None
     rgb: Array | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -113,6 +113,30 @@ def encode_image(rgb: Rgb, image_format: str, quality: int) -> bytes:
         image.save(buffer, "WEBP", quality=quality)
     else:
         raise ValueError(f"unknown image format {image_format!r}")
+    return buffer.getvalue()
+
+
+def encode_animation(frames: Sequence[Rgb], image_format: str, seconds: float = 2.0) -> bytes:
+    """Encode pictures as an endless animation that rests on its last.
+
+    Parameters:
+        frames: H x W x 3 uint8, at least one.
+        image_format: ``webp`` or ``gif``.
+        seconds: from the first picture to the last, which then stays for one second.
+    """
+    images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
+    durations = [round(1000 * seconds / max(1, len(images) - 1))] * (len(images) - 1) + [1000]
+    buffer = io.BytesIO()
+    options = {"lossless": False, "quality": 90, "method": 4} if image_format == "webp" else {"disposal": 1}
+    images[0].save(
+        buffer,
+        image_format.upper(),
+        save_all=True,
+        append_images=images[1:],
+        duration=durations,
+        loop=0,
+        **options,
+    )
     return buffer.getvalue()
 
 

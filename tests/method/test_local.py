@@ -88,7 +88,7 @@ def test_principal_directions_keep_the_cosines_of_correlated_descriptors() -> No
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(40, 600, generator=generator)
     descriptors = torch.nn.functional.normalize(torch.randn(3000, 40, generator=generator) @ mixing, dim=1)
-    projection = module._principal_directions(descriptors)
+    projection = module.principal_directions(descriptors)
     assert projection.shape == (600, module.SEARCH_DIMENSIONS)
     identity = torch.eye(module.SEARCH_DIMENSIONS)
     torch.testing.assert_close(projection.T @ projection, identity, rtol=0, atol=1e-4)

@@ -8,7 +8,7 @@ import pytest
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.pipeline.commit import commit_shard, committed_shards, rows_table
-from dmt_ray.pipeline.editors import learn_exemplars
+from dmt_ray.pipeline.exemplars import learn_exemplars
 from dmt_ray.pipeline.plan import load_plan, prepare_run, run_record, write_run
 from dmt_ray.pipeline.run import run_job
 from dmt_ray.pipeline.verify import verify_output

@@ -162,12 +162,12 @@ def test_from_object_store_to_object_store(configure, photos, bucket):
 GPU_SCRIPT = """
 import json, sys
 import ray
-from dmt_ray.cli import parse_colorize
+from dmt_ray.cli import ColorizeCommand, parse_job
 from dmt_ray.pipeline.plan import prepare_run, write_run
 from dmt_ray.pipeline.stream import share_exemplars, stream_shards
 
 ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
-run = prepare_run(parse_colorize(sys.argv[1:]))
+run = prepare_run(parse_job(ColorizeCommand, sys.argv[1:]))
 shared, pools, _ = share_exemplars(run)
 write_run(run)
 print(json.dumps([[pools.reconstruction.actors, pools.traversal.actors],

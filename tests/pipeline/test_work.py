@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dmt_ray.pipeline.commit import ROW_SCHEMA
-from dmt_ray.pipeline.editors import learn_exemplars
+from dmt_ray.pipeline.exemplars import learn_exemplars
 from dmt_ray.pipeline.plan import prepare_run
 from dmt_ray.pipeline.work import TRAVERSED_SCHEMA, Workbench, guarded
 from dmt_ray.storage.images import decode_image

@@ -1,0 +1,11 @@
+"""Move a folder of photos from one class towards another on Ray: ``python jobs/transform_dataset.py --help``.
+
+The same as ``dmt-ray transform``. Works on one machine, and on a cluster through ``ray job submit``.
+"""
+
+import sys
+
+from dmt_ray.cli import transform_main
+
+if __name__ == "__main__":
+    sys.exit(transform_main())
