@@ -171,7 +171,10 @@ def test_expand_config_leaves_other_command_lines_alone():
 TRANSFORM = ("--input", "a", "--source", "b", "--target", "c", "--output", "d")
 
 
-@pytest.mark.parametrize("words", [["--strength", "0.5,1,2"], ["--strength=0.5,1,2"], ["--strength", "0.5", "1", "2"]])
+COMMAS = ["--strength", "0.5,1,2"], ["--strength=0.5,1,2"], ["--strength", "0.5", "1", "2"]
+
+
+@pytest.mark.parametrize("words", COMMAS)
 def test_a_sweep_may_be_written_with_commas(words):
     config = cli.parse_job(cli.TransformCommand, [*words, *TRANSFORM])
     assert config.strengths == (0.5, 1.0, 2.0)
