@@ -57,10 +57,17 @@ class WeightsCommand:
 
 @dataclasses.dataclass(frozen=True)
 class VerifyCommand:
-    """Check that every planned id is in exactly one committed row; exit with 3 otherwise."""
+    """Check that every planned image has exactly one sound row per strength; say what is wrong; exit with 3 if not.
+
+    Quick: it reads footers and narrow columns, never images.
+    """
 
     output: Annotated[str, tyro.conf.Positional]
-    """The --output of a run."""
+    """The --output of a run, or the DEST of a compaction."""
+    deep: bool = False
+    """Read everything: compare all checksums and decode every image."""
+    discard: bool = False
+    """Delete the files of shards that are damaged or not in the plan, so that the next run makes them again."""
 
 
 JobCommand = type[ColorizeCommand] | type[TransformCommand]
@@ -144,11 +151,14 @@ def _weights(command: WeightsCommand) -> int:
 
 
 def _verify(command: VerifyCommand) -> int:
-    from dmt_ray.pipeline.verify import verify_output
+    from dmt_ray.pipeline.verify import discard_unsound, verify_output
 
-    report = verify_output(command.output)
+    report = verify_output(command.output, deep=command.deep)
     for line in report.sentences():
         print(line)
+    if command.discard:
+        count = discard_unsound(command.output, report)
+        print(f"{count} files were deleted; run the job again to make what is missing.")
     return 0 if report.complete else EXIT_INCOMPLETE
 
 

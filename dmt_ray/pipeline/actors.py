@@ -54,6 +54,8 @@ class Shared:
     exemplars: ray.ObjectRef[dict[str, Any]]
     config: JobConfig
     weights_label: str
+    fingerprint: str
+    """Of the run's settings; every shard's file is stamped with it."""
     attempts: Any
     """Handle of the run's ``AttemptCounter``."""
 
@@ -144,7 +146,7 @@ class ReconstructionActor(ShardActor):
             table = self.bench.reconstruct(from_ipc(payload), attempts)
         if len(self.plan.carried):
             table = self.carrier.add(table, self.plan.file.shard(shard).items)
-        commit_shard(self.shared.config.output.output, shard, [table])
+        commit_shard(self.shared.config.output.output, shard, [table], self.shared.fingerprint)
         return summarise(shard, table) | {
             "worker": self.worker,
             "device": str(self.bench.device),

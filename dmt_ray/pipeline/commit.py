@@ -5,6 +5,8 @@ Writing a shard twice writes the same name again, so a retry, a zombie worker or
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -28,6 +30,7 @@ ROW_SCHEMA = pa.schema(
         ("error", pa.string()),
         ("attempts", pa.int32()),  # how often this run began the image's shard, this time included
         ("image", pa.large_binary()),
+        ("image_sha256", pa.string()),  # of the image column's bytes, in hexadecimal
         ("image_format", pa.string()),
         ("width", pa.int32()),  # of the image column, in pixels
         ("height", pa.int32()),
@@ -50,6 +53,10 @@ ROW_SCHEMA = pa.schema(
         ("weights", pa.string()),  # "<backbone>:<first 12 digits of the SHA-256>", or "random:<seed>"
     ]
 )
+
+#: In a shard file's footer: what it was made for (see ``shard_stamp``), and the SHA-256 of all bytes before it.
+STAMP_KEY = "dmt_ray.stamp"
+BODY_KEY = "dmt_ray.body_sha256"
 
 _SHARD_NAME = re.compile(r"shard-(\d{6,})\.parquet")
 
@@ -84,18 +91,54 @@ def rows_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([{name: row.get(name) for name in ROW_SCHEMA.names} for row in rows], ROW_SCHEMA)
 
 
-def commit_shard(output: str, shard: int, tables: Sequence[pa.Table]) -> None:
+def shard_stamp(fingerprint: str, ids: Iterable[str]) -> str:
+    """Return what tells a shard of this run from one of other settings or other images.
+
+    Parameters:
+        fingerprint: of the run's settings.
+        ids: of the shard's images, in the plan's order.
+    """
+    return hashlib.sha256("\n".join([fingerprint, *ids]).encode()).hexdigest()
+
+
+def commit_shard(output: str, shard: int, tables: Sequence[pa.Table], fingerprint: str) -> None:
     """Write the shard's rows as one Parquet file that appears whole or not at all.
 
-    Columns beside those of ``ROW_SCHEMA`` (see ``carry``) come after them.
+    Columns beside those of ``ROW_SCHEMA`` (see ``carry``) come after them. Images without a checksum get one, every
+    page has its CRC, and the footer has the shard's stamp and a checksum of all that is before it.
+
+    Parameters:
+        output: the run's output.
+        shard: its number.
+        tables: all its rows, an image's rows side by side, images in the plan's order.
+        fingerprint: of the run's settings.
 
     Raises:
         StorageError: the file cannot be written.
     """
-    table = pa.concat_tables(tables)
+    table = _with_checksums(pa.concat_tables(tables))
     table = table.cast(row_schema(pa.schema([field for field in table.schema if field.name not in ROW_SCHEMA.names])))
+    stamp = shard_stamp(fingerprint, dict.fromkeys(table["id"].to_pylist()))
+    files.write_atomic(shard_uri(output, shard), _parquet(table, stamp))
+
+
+def _parquet(table: pa.Table, stamp: str) -> bytes:
     # Encoded images do not shrink; everything else does.
     compression = {name: "none" if name == "image" else "zstd" for name in table.schema.names}
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression=compression, use_dictionary=False)
-    files.write_atomic(shard_uri(output, shard), sink.getvalue().to_pybytes())
+    sink = io.BytesIO()
+    with pq.ParquetWriter(
+        sink, table.schema, compression=compression, use_dictionary=False, write_page_checksum=True
+    ) as writer:
+        writer.write_table(table, row_group_size=max(1, table.num_rows))
+        writer.add_key_value_metadata({STAMP_KEY: stamp, BODY_KEY: hashlib.sha256(sink.getbuffer()).hexdigest()})
+    return sink.getvalue()
+
+
+def _with_checksums(table: pa.Table) -> pa.Table:
+    """Give every image its checksum; one that is there is kept, so that damage since then still shows."""
+    index = table.schema.get_field_index("image_sha256")
+    images, sums = table["image"], table["image_sha256"].to_pylist()
+    for row, known in enumerate(sums):
+        if known is None and images[row].is_valid:
+            sums[row] = hashlib.sha256(images[row].as_buffer()).hexdigest()
+    return table.set_column(index, table.schema.field(index), pa.array(sums, pa.string()))

@@ -47,7 +47,7 @@ def isolate_shards(shards: Plan, shared: Shared, plan: ActorPlan) -> Iterator[di
         for shard in shards:
             logger.warning("Shard %d crashed; its %d images run one by one.", shard.number, len(shard.items))
             table = carrier.add(pa.concat_tables(_one_by_one(shard, shared, pool)), shard.items)
-            commit_shard(shared.config.output.output, shard.number, [table])
+            commit_shard(shared.config.output.output, shard.number, [table], shared.fingerprint)
             yield summarise(shard.number, table)
 
 

@@ -6,6 +6,7 @@ plan without ``run.json`` is what a crash between the two leaves behind, and is 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -19,10 +20,11 @@ from urllib.parse import urlsplit
 from dmt_ray.config import ColorizeConfig
 from dmt_ray.errors import SettingsError
 from dmt_ray.pipeline.carry import carried_schema
-from dmt_ray.pipeline.commit import committed_shards, shard_uri
+from dmt_ray.pipeline.commit import committed_shards, shard_name, shard_uri
 from dmt_ray.pipeline.editors import JobConfig
 from dmt_ray.pipeline.exemplars import ExemplarSets, check_exemplars, exemplar_places, list_exemplars
 from dmt_ray.pipeline.plan_file import PLAN_FILE, Plan, load_plan, make_plan, plan_bytes
+from dmt_ray.pipeline.shard_file import Expected, committed
 from dmt_ray.storage import files
 from dmt_ray.storage.inputs import InputItem, open_listing
 from dmt_ray.storage.weights import Weights, resolve_weights
@@ -35,6 +37,9 @@ PROGRAM = "dmt_ray"
 #: Sections of a config that decide how a run works, and not what it makes.
 HOW_SECTIONS = ("run", "compute")
 
+#: Damaged shards that are named; the rest is only counted.
+MOST_SAID = 5
+
 _DISTRIBUTIONS = ("dmt-ray", "torch", "torchvision", "ray", "pyarrow")
 
 
@@ -46,13 +51,23 @@ class PreparedRun:
     shards: Plan
     """All shards; they are read as they are needed."""
     todo: Plan
-    """Shards without a committed file."""
+    """Shards without a sound file."""
     exemplars: ExemplarSets
     weights: Weights
     fresh: bool
     """The plan and run.json have to be written first."""
     replace: bool
     """An earlier run's files have to be deleted before that."""
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of everything that decides a result; see ``deciding_settings``."""
+        return fingerprint(deciding_settings(self.config, self.weights, self.exemplars))
+
+    @property
+    def expected(self) -> Expected:
+        """What the shards' files must be."""
+        return Expected.of(self.config.output.output, self.shards, len(self.config.strengths), self.fingerprint)
 
     @property
     def weights_label(self) -> str:
@@ -89,21 +104,31 @@ def prepare_run(config: JobConfig) -> PreparedRun:
     weights = resolve_weights(config.model.backbone, config.model.weights)
     if record is not None and mode == "resume":
         _check_same(output, record, deciding_settings(config, weights, exemplars))
-    done = committed_shards(output) if resuming else set()
     if record is not None and mode == "resume" and not resuming and committed_shards(output):
         raise SettingsError(
             f"{output} has shards but no {PLAN_FILE}, so it cannot be resumed; use --mode overwrite or another "
             "--output."
         )
-    return PreparedRun(
+    run = PreparedRun(
         config=config,
         shards=shards,
-        todo=shards.without(done),
+        todo=shards,
         exemplars=exemplars,
         weights=weights,
         fresh=not resuming,
         replace=record is not None and mode == "overwrite",
     )
+    return replace(run, todo=_unfinished(run)) if resuming else run
+
+
+def _unfinished(run: PreparedRun) -> Plan:
+    """Return the shards without a sound file, and say which have a damaged one."""
+    found = committed(run.shards, run.expected)
+    for number, reason in list(found.damaged.items())[:MOST_SAID]:
+        logger.warning("%s is damaged and will be made again: %s.", shard_name(number), reason)
+    if len(found.damaged) > MOST_SAID:
+        logger.warning("... and %d more damaged shards.", len(found.damaged) - MOST_SAID)
+    return run.shards.without(found.sound)
 
 
 def write_run(run: PreparedRun) -> None:
@@ -140,10 +165,26 @@ def recorded_steps(output: str) -> int:
     Raises:
         SettingsError: there is no ``run.json``, or it is not one of ours.
     """
+    return int(_recorded(output, "steps"))
+
+
+def recorded_fingerprint(output: str) -> str:
+    """Return the fingerprint of the settings of the run at ``output``.
+
+    Raises:
+        SettingsError: there is no ``run.json``, or it is not one of ours.
+    """
+    return str(_recorded(output, "fingerprint"))
+
+
+def _recorded(output: str, key: str) -> Any:
     uri = files.join(output, RUN_FILE)
     if not files.exists(uri):
         raise SettingsError(f"{output} has no {RUN_FILE}; is it the --output of a run?")
-    return int(_read_record(uri)["steps"])
+    record = _read_record(uri)
+    if key not in record:
+        raise SettingsError(f"{uri} is of another version of this program: it says nothing of {key!r}.")
+    return record[key]
 
 
 def _read_record(uri: str) -> dict[str, Any]:

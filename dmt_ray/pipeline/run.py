@@ -12,6 +12,7 @@ from dmt_ray.errors import DmtError
 from dmt_ray.pipeline.editors import JobConfig
 from dmt_ray.pipeline.plan import PreparedRun, prepare_run, write_run
 from dmt_ray.pipeline.progress import Progress
+from dmt_ray.pipeline.shard_file import committed
 from dmt_ray.pipeline.verify import VerifyReport, verify_output
 from dmt_ray.storage.files import masked
 
@@ -85,7 +86,6 @@ def _run_on_ray(run: PreparedRun, totals: dict[str, float]) -> list[str]:
 def _run_shards(run: PreparedRun, totals: dict[str, float]) -> list[str]:
     import ray
 
-    from dmt_ray.pipeline.commit import committed_shards
     from dmt_ray.pipeline.isolate import isolate_shards
     from dmt_ray.pipeline.stream import share_exemplars, stream_shards
 
@@ -102,8 +102,10 @@ def _run_shards(run: PreparedRun, totals: dict[str, float]) -> list[str]:
     finished = planned - steps * run.todo.images
     began = time.monotonic()
     with Progress(planned, finished, shown=config.run.progress) as progress:
+        seen: set[int] = set()
 
         def count(summary: dict[str, Any]) -> None:
+            seen.add(summary["shard"])
             progress.add(summary["rows"], summary["errors"])
             for name in ("rows", *(f"seconds_{stage}" for stage in _STAGES)):
                 totals[name] += summary[name]
@@ -111,7 +113,8 @@ def _run_shards(run: PreparedRun, totals: dict[str, float]) -> list[str]:
         try:
             for summary in stream_shards(run.todo, shared, pools):
                 count(summary)
-            lost = run.todo.without(committed_shards(config.output.output))
+            lost = run.todo.without(seen)
+            lost = lost.without(committed(lost, run.expected).sound)
             if lost:
                 for summary in isolate_shards(lost, shared, pools.reconstruction):
                     count(summary)

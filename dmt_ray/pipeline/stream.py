@@ -51,7 +51,7 @@ def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, list[str]]:
         if isinstance(error.cause, DmtError):
             raise SettingsError(str(error.cause)) from error
         raise
-    return Shared(arrays, exemplars, config, run.weights_label, counter.remote()), pools, left_out
+    return Shared(arrays, exemplars, config, run.weights_label, run.fingerprint, counter.remote()), pools, left_out
 
 
 def stream_shards(shards: Plan, shared: Shared, pools: PoolPlan) -> Iterator[dict[str, Any]]:
