@@ -12,6 +12,8 @@ import os
 import posixpath
 import re
 import secrets
+import shutil
+import tempfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
@@ -216,6 +218,46 @@ def write_atomic(uri: str, data: bytes) -> None:
         return
     fs, path, _ = _remote(uri)
     _guard(uri, lambda: fs.pipe_file(path, data))
+
+
+@contextlib.contextmanager
+def staged(uri: str) -> Iterator[Path]:
+    """Write a file of any size in bounded memory, as atomically as ``write_atomic``.
+
+    Yields the path of an empty local file to write to; when the block ends without an error, it becomes the file.
+    Before an upload that is in the folder for temporary files (``$TMPDIR``), which must have room for it.
+
+    Raises:
+        StorageError: cannot be written; no partial or temporary file stays behind. So are the block's OSErrors.
+        SettingsError: the URI's scheme is unknown or its driver is not installed.
+    """
+    try:
+        if is_local(uri):
+            with _staged_local(_local_path(uri)) as path:
+                yield path
+            return
+        fs, name, _ = _remote(uri)
+        with tempfile.TemporaryDirectory(prefix="dmt-ray-") as folder:
+            path = Path(folder) / "upload"
+            path.touch()
+            yield path
+            _guard(uri, lambda: fs.put_file(str(path), name))
+    except OSError as error:
+        raise StorageError(uri, _reason(error)) from error
+
+
+def fetch(uri: str, path: Path) -> None:
+    """Copy a file of any size from a store into a local file, in bounded memory.
+
+    Raises:
+        StorageError: missing or unreadable, or ``path`` cannot be written.
+        SettingsError: the URI's scheme is unknown or its driver is not installed.
+    """
+    if is_local(uri):
+        _guard(uri, lambda: shutil.copyfile(_local_path(uri), path))
+        return
+    fs, name, _ = _remote(uri)
+    _guard(uri, lambda: fs.get_file(name, str(path)))
 
 
 def list_names(folder_uri: str) -> set[str]:
@@ -452,26 +494,35 @@ def _check_size(uri: str, size: int | None, max_bytes: int) -> None:
 
 
 def _write_local(path: Path, data: bytes) -> None:
+    with _staged_local(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def _staged_local(path: Path) -> Iterator[Path]:
+    """Yield a hidden name beside a file; what is written there becomes the file, flushed to the disk, at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError("is a folder")
     temporary = path.with_name(f".tmp-{secrets.token_hex(12)}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        yield temporary
+        _flush(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     with contextlib.suppress(OSError):  # some file systems cannot flush a folder
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _guard(uri: str, action: Callable[[], T]) -> T:

@@ -1,0 +1,107 @@
+"""Measure the peak memory of saving and of reading a manifold that is larger than what either may take.
+
+    python benchmarks/manifold_memory.py [--gigabytes 2]
+
+Features are made a block of rows at a time, saved, opened, and gone through once in column chunks, as the Gram matrix
+is made. The reference is the size of the features: what a writer or a reader without streaming would take. Counted is
+anonymous memory, sampled every few milliseconds; pages of mapped files are the kernel's to drop.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from dmt_ray.storage.manifolds import Array, RowBlocks, open_arrays, save_arrays
+
+_ROWS_PER_BLOCK = 16
+_COLUMNS_PER_CHUNK = 65536
+#: The verdict: anonymous memory beyond what the process had, in bytes, whatever the features' size.
+_MOST = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to save."""
+
+    gigabytes: float = 2.0
+    """Size of the features."""
+    rows: int = 256
+    """Exemplars; the number of columns follows."""
+    data: str | None = None
+    """Ignored: `make bench` gives it to every benchmark."""
+
+
+def main(options: Options) -> int:
+    """Print a table; return 0 when memory stayed within bounds."""
+    columns = int(options.gigabytes * 2**30 / 2 / options.rows)
+    shape = (options.rows, columns)
+    size = 2 * options.rows * columns
+
+    def blocks() -> Iterator[Array]:
+        random = np.random.default_rng(0)
+        for begin in range(0, options.rows, _ROWS_PER_BLOCK):
+            count = min(_ROWS_PER_BLOCK, options.rows - begin)
+            yield np.broadcast_to(random.normal(size=(count, 1)).astype(np.float16), (count, columns))
+
+    print(f"features {shape[0]} x {shape[1]} float16, {size / 2**20:.0f} MiB")
+    peaks = {}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def save() -> None:
+            save_arrays(folder, {}, {"features": RowBlocks(shape, np.float16, blocks())})
+
+        def read() -> None:
+            features = open_arrays(folder)[1]["features"]
+            gram = np.zeros((options.rows, options.rows))
+            for begin in range(0, columns, _COLUMNS_PER_CHUNK):
+                chunk = features[:, begin : begin + _COLUMNS_PER_CHUNK].astype(np.float32)
+                gram += chunk @ chunk.T
+
+        for name, action in (("save", save), ("open, verify, read", read)):
+            seconds, peaks[name] = _measure(action)
+            print(f"{name:20} {peaks[name] / 2**20:6.0f} MiB  {size / 2**20 / seconds:6.0f} MiB/s")
+    good = max(peaks.values()) <= min(_MOST, size / 2)
+    print(f"{'ok' if good else 'FAILED'}: at most {_MOST / 2**20:.0f} MiB, and half of the features")
+    return 0 if good else 1
+
+
+def _measure(action: Callable[[], None]) -> tuple[float, int]:
+    """Run an action; return its seconds and the peak of anonymous memory beyond that at its start, in bytes."""
+    before = peak = _anonymous()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.005):
+            peak = max(peak, _anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    started = time.perf_counter()
+    try:
+        action()
+    finally:
+        seconds = time.perf_counter() - started
+        done.set()
+        watcher.join()
+    return seconds, peak - before
+
+
+def _anonymous() -> int:
+    match = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    assert match is not None, "this benchmark needs Linux"
+    return int(match[1]) * 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, description=__doc__)))
