@@ -26,7 +26,7 @@ from dmt_ray.storage.manifolds import Array, RowBlocks, open_arrays, save_arrays
 _ROWS_PER_BLOCK = 16
 _COLUMNS_PER_CHUNK = 65536
 #: The verdict: anonymous memory beyond what the process had, in bytes, whatever the features' size.
-_MOST = 256 * 2**20
+_MOST = 192 * 2**20
 
 
 @dataclass(frozen=True)

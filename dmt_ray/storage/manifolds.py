@@ -37,7 +37,7 @@ VERSION = 1
 _FORMAT = "dmt_ray manifold"
 _TENSOR = "array"
 _ALIGNMENT = 64
-#: Arrays that are given whole are written in pieces of about so many bytes.
+#: Arrays and blocks are written in pieces of about so many bytes.
 _PIECE = 32 * 2**20
 _DTYPES = {
     **{"F16": "<f2", "F32": "<f4", "F64": "<f8", "BOOL": "|b1"},
@@ -167,21 +167,27 @@ def _write(path: Path, file: str, array: Array | RowBlocks) -> _Entry:
 
 
 def _rows(array: Array | RowBlocks) -> Iterator[Array]:
-    """Yield an array in blocks of rows, checked against what was declared."""
+    """Yield an array in pieces of rows, checked against what was declared."""
     if isinstance(array, RowBlocks):
         rows, dtype = 0, np.dtype(array.dtype)
         for block in array.blocks:
             if block.shape[1:] != tuple(array.shape[1:]) or block.dtype != dtype:
                 raise ValueError(f"a block of {block.dtype} {block.shape} in an array of {dtype} {array.shape}")
             rows += len(block)
-            yield block
+            yield from _pieces(block)
         if rows != array.shape[0]:
             raise ValueError(f"blocks of {rows} rows in all in an array of {array.shape}")
-    elif array.ndim == 0:
-        yield array
     else:
-        step = max(1, _PIECE // max(1, array[:1].nbytes))
-        yield from (array[begin : begin + step] for begin in range(0, len(array), step))
+        yield from _pieces(array)
+
+
+def _pieces(array: Array) -> Iterator[Array]:
+    """Yield pieces that may be copied without a thought for memory, such as those of a mapped or strided array."""
+    if array.ndim == 0:
+        yield array
+        return
+    step = max(1, _PIECE // max(1, array[:1].nbytes))
+    yield from (array[begin : begin + step] for begin in range(0, len(array), step))
 
 
 def _encode(record: Mapping[str, Any], entries: Mapping[str, _Entry]) -> bytes:
