@@ -120,7 +120,7 @@ class VGG(nn.Module):
                 x = F.max_pool2d(x, 2)
             x = F.relu(F.conv2d(x, weight, bias, padding=1))
             if name in taps:
-                maps[name] = x.float()
+                maps[name] = x.to(torch.promote_types(x.dtype, torch.float32))
         return [maps[tap] for tap in taps]
 
 
