@@ -12,7 +12,7 @@ INSTALL := $(RUN) -m pip install --quiet --no-compile
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint type bench clean
+.PHONY: help demo test chaos lint type bench clean
 
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ demo: $(VENV)/.demo-installed ## Colorize a few real photos on a local Ray and d
 test: $(VENV)/.dev-installed ## Run the default test suite
 	$(VENV)/bin/dmt-ray weights
 	$(RUN) -m pytest
+
+chaos: $(VENV)/.dev-installed ## Kill drivers, actors and nodes, fill disks, damage files, and look at what is left
+	$(RUN) -m pytest -m chaos
 
 lint: $(VENV)/.dev-installed ## Check style and formatting with ruff
 	$(VENV)/bin/ruff check .

@@ -108,7 +108,7 @@ def _guarded(command: typing.Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_SETTINGS
     except KeyboardInterrupt:
-        print("Interrupted; run the same command again to do what is missing.", file=sys.stderr)
+        print("Interrupted: run the same command again to do what is missing.", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

@@ -7,6 +7,7 @@ makes; ``RunConfig`` and ``ComputeConfig`` only decide how, so they may differ b
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -219,8 +220,16 @@ class RunConfig:
 
     mode: Mode = "resume"
     """resume does what is missing; overwrite replaces an earlier run; error wants an empty output."""
+    extend: bool = False
+    """Add inputs that are new since the plan was made; what is committed stays as it is."""
+    retry_failed: bool = False
+    """Do the images that have error rows again; their shards' other rows stay as they are."""
     max_error_rate: float = 0.1
-    """Exit with code 4 when a larger share of the rows is errors, 0 to 1."""
+    """Exit with code 4 when a larger share of the rows is errors, 0 to 1; stop early when that is almost certain."""
+    shard_timeout: float | None = None
+    """Seconds for one stage of one shard; a process that takes longer is ended, and the shard done again."""
+    grace: float = 30.0
+    """Seconds that running shards are given to end after Ctrl-C or SIGTERM."""
     dry_run: bool = False
     """Check everything, say what would be done, and stop before any actor starts."""
     progress: bool = True
@@ -230,6 +239,12 @@ class RunConfig:
         """Check ranges and names."""
         _require_choice("mode", self.mode, Mode)
         _require(0 <= self.max_error_rate <= 1, "max_error_rate", self.max_error_rate, "between 0 and 1")
+        timeout = self.shard_timeout
+        _require(timeout is None or 0 < timeout < math.inf, "shard_timeout", timeout, "above 0")
+        _require(0 <= self.grace < math.inf, "grace", self.grace, "at least 0")
+        for option in ("extend", "retry_failed"):
+            alone = self.mode == "resume" or not getattr(self, option)
+            _require(alone, "mode", self.mode, f"resume with --{option.replace('_', '-')}")
 
 
 @dataclass(frozen=True)

@@ -71,13 +71,26 @@ def bucket(s3_server: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def local_ray(s3_server: str) -> Iterator[None]:
+def hooks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tests lay out what is to befall the workers of ``local_ray``, see ``data/crashfs``; also their mark."""
+    return tmp_path_factory.mktemp("hooks")
+
+
+def chaos_environment(hooks: Path) -> dict[str, str]:
+    """What makes a process, and all that it starts, subject to the crashing driver and to a folder of hooks."""
+    drivers = str(Path(__file__).parent / "data" / "crashfs")
+    paths = os.pathsep.join(filter(None, [drivers, os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": paths, "DMT_RAY_TEST_HOOKS": str(hooks)}
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_server: str, hooks: Path) -> Iterator[None]:
     """One Ray with two CPUs for the session; its workers inherit the S3 server and can import the crashing driver."""
     import ray
 
-    drivers = str(Path(__file__).parent / "data" / "crashfs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [drivers, os.environ.get("PYTHONPATH")])))
+        for name, value in chaos_environment(hooks).items():
+            patch.setenv(name, value)
         ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="warning")
     yield
     ray.shutdown()

@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,9 @@ from dmt_ray.pipeline.carry import Carrier
 from dmt_ray.pipeline.commit import commit_shard
 from dmt_ray.pipeline.editors import JobConfig
 from dmt_ray.pipeline.exemplars import ExemplarSets, learn_exemplars
-from dmt_ray.pipeline.plan_file import Plan, load_plan
+from dmt_ray.pipeline.last_words import Witness, leave_last_words, watched
+from dmt_ray.pipeline.plan_file import Plan, Shard, load_plan
+from dmt_ray.pipeline.redo import failed_items, with_kept_rows
 from dmt_ray.pipeline.resources import pick_device
 from dmt_ray.pipeline.work import DeviceLostError, Workbench
 from dmt_ray.storage.inputs import InputItem
@@ -56,20 +58,29 @@ class Shared:
     weights_label: str
     fingerprint: str
     """Of the run's settings; every shard's file is stamped with it."""
-    attempts: Any
-    """Handle of the run's ``AttemptCounter``."""
+    retry: frozenset[int]
+    """Shards of which only the images with error rows are done."""
+    foreman: Any
+    """Handle of the run's ``Foreman``."""
 
 
-class AttemptCounter:
-    """Counts how often each stage of each shard was begun, also by a process that died over it."""
+class Foreman:
+    """Lets shards begin, or no longer, and counts how often each was begun, also by a process that died over it."""
 
     def __init__(self) -> None:
         self._begun: Counter[tuple[str, int]] = Counter()
+        self._stopped = False
 
     def begin(self, stage: str, shard: int) -> int:
-        """Count one more try of a stage and return the number of tries so far, this one included."""
+        """Count one more try of a stage; return the tries so far, this one included, or 0: it must not begin."""
+        if self._stopped:
+            return 0
         self._begun[stage, shard] += 1
         return self._begun[stage, shard]
+
+    def stop(self) -> None:
+        """Let no shard begin any more."""
+        self._stopped = True
 
     def count(self, shard: int) -> int:
         """Return the tries of the shard's most often begun stage."""
@@ -105,9 +116,9 @@ class ShardActor:
         return Carrier(self.plan.carried)
 
     def begin(self, stage: str, shard: int) -> int:
-        """Count this try. A count that cannot be had is no reason to stop: then it is 1."""
+        """Ask to begin a stage of a shard; return the number of this try, or 0: no. Without an answer it is 1."""
         try:
-            return int(ray.get(self.shared.attempts.begin.remote(stage, shard), timeout=60))
+            return int(ray.get(self.shared.foreman.begin.remote(stage, shard), timeout=60))
         except ray.exceptions.RayError as error:
             logger.warning("No count of attempts for shard %d: %s", shard, error)
             return 1
@@ -118,14 +129,17 @@ class TraversalActor(ShardActor):
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Take a table of shard numbers; return a table of ``PAYLOAD_SCHEMA``."""
-        return _table(PAYLOAD_SCHEMA, [self.one(row) for row in batch.to_pylist()])
+        done = (self.one(number) for number in batch["shard"].to_pylist())
+        return _table(PAYLOAD_SCHEMA, [row for row in done if row is not None])
 
-    def one(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Traverse one shard."""
-        attempts = self.begin("traverse", row["shard"])
-        with leaving_a_lost_device():
-            table = self.bench.traverse(self.plan.file.shard(row["shard"]).items)
-        return {"shard": row["shard"], "payload": to_ipc(table), "attempts": attempts}
+    def one(self, number: int) -> dict[str, Any] | None:
+        """Traverse one shard; None when it must not begin."""
+        attempts = self.begin("traverse", number)
+        if not attempts:
+            return None
+        with watched(self.shared.config.run.shard_timeout), leaving_a_lost_device():
+            table = self.bench.traverse(items_todo(self.shared, self.plan.file.shard(number)))
+        return {"shard": number, "payload": to_ipc(table), "attempts": attempts}
 
 
 class ReconstructionActor(ShardActor):
@@ -134,20 +148,18 @@ class ReconstructionActor(ShardActor):
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Take a table of ``PAYLOAD_SCHEMA``; return a table of ``SUMMARY_SCHEMA``."""
         columns = zip(batch["shard"], batch["payload"], batch["attempts"], strict=True)
-        return _table(
-            SUMMARY_SCHEMA,
-            [self.one(shard.as_py(), payload.as_buffer(), attempts.as_py()) for shard, payload, attempts in columns],
-        )
+        done = (self.one(shard.as_py(), payload.as_buffer(), tries.as_py()) for shard, payload, tries in columns)
+        return _table(SUMMARY_SCHEMA, [row for row in done if row is not None])
 
-    def one(self, shard: int, payload: pa.Buffer, attempts: int) -> dict[str, Any]:
-        """Reconstruct and commit one shard."""
-        attempts = max(attempts, self.begin("reconstruct", shard))
-        with leaving_a_lost_device():
-            table = self.bench.reconstruct(from_ipc(payload), attempts)
-        if len(self.plan.carried):
-            table = self.carrier.add(table, self.plan.file.shard(shard).items)
-        commit_shard(self.shared.config.output.output, shard, [table], self.shared.fingerprint)
-        return summarise(shard, table) | {
+    def one(self, number: int, payload: pa.Buffer, attempts: int) -> dict[str, Any] | None:
+        """Reconstruct and commit one shard; None when it must not begin."""
+        begun = self.begin("reconstruct", number)
+        if not begun:
+            return None
+        with watched(self.shared.config.run.shard_timeout), leaving_a_lost_device():
+            table = self.bench.reconstruct(from_ipc(payload), max(attempts, begun))
+            summary = finish_shard(self.shared, self.carrier, self.plan.file.shard(number), table)
+        return summary | {
             "worker": self.worker,
             "device": str(self.bench.device),
             "gpus": ",".join(self.gpus),
@@ -158,13 +170,13 @@ class ReconstructionActor(ShardActor):
 class IsolationActor(ShardActor):
     """Both stages for one image at a time, in a process that may well die over it."""
 
-    def ready(self) -> bool:
-        """Tell that the model is loaded: a death from here on has to do with an image."""
-        return True
+    def ready(self) -> Witness:
+        """Tell that the model is loaded: a death from here on has to do with an image, and leaves a trace."""
+        return leave_last_words()
 
     def edit(self, item: InputItem, attempts: int) -> bytes:
         """Return the image's rows as an Arrow IPC stream."""
-        with leaving_a_lost_device():
+        with watched(self.shared.config.run.shard_timeout), leaving_a_lost_device():
             return to_ipc(self.bench.reconstruct(self.bench.traverse([item]), attempts))
 
 
@@ -175,6 +187,31 @@ def make_exemplars(
     configure_worker(threads)
     device = pick_device(ray.get_gpu_ids(), torch.cuda.is_available())
     return learn_exemplars(arrays, sets, config, device)
+
+
+def items_todo(shared: Shared, shard: Shard) -> Sequence[InputItem]:
+    """Return the images of a shard that this run does."""
+    if shard.number in shared.retry:
+        return failed_items(shared.config.output.output, shard)
+    return shard.items
+
+
+def finish_shard(shared: Shared, carrier: Carrier, shard: Shard, table: pa.Table) -> dict[str, Any]:
+    """Commit a shard; return its figures by name of ``SUMMARY_SCHEMA``, see ``summarise``.
+
+    Parameters:
+        shared: what the run's actors share.
+        carrier: adds the input's own columns.
+        shard: with all its images.
+        table: the rows of those that ``items_todo`` gave.
+    """
+    output = shared.config.output.output
+    if table.num_rows:
+        done = set(table["id"].to_pylist())
+        table = carrier.add(table, [item for item in shard.items if item.id in done])
+        whole = with_kept_rows(output, shard, table) if shard.number in shared.retry else table
+        commit_shard(output, shard.number, [whole], shared.fingerprint)
+    return summarise(shard.number, table)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,10 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from dmt_ray.pipeline.actors import IsolationActor, Shared, from_ipc, summarise
+from dmt_ray.pipeline.actors import IsolationActor, Shared, finish_shard, from_ipc, items_todo
 from dmt_ray.pipeline.carry import Carrier
-from dmt_ray.pipeline.commit import commit_shard
-from dmt_ray.pipeline.plan_file import Plan, Shard
+from dmt_ray.pipeline.last_words import Witness, forget, manner_of_death
+from dmt_ray.pipeline.plan_file import Plan
 from dmt_ray.pipeline.resources import ActorPlan
 from dmt_ray.pipeline.work import crash_row
 from dmt_ray.storage.inputs import InputItem
@@ -35,8 +35,16 @@ class _Job:
     tries: int = 0
 
 
-def isolate_shards(shards: Plan, shared: Shared, plan: ActorPlan) -> Iterator[dict[str, Any]]:
+def isolate_shards(
+    shards: Plan, shared: Shared, plan: ActorPlan, stopped: Callable[[], bool]
+) -> Iterator[dict[str, Any]]:
     """Do each image of the shards in a process of its own kind; commit the shards; yield a summary of each.
+
+    Parameters:
+        shards: that crashed or hung.
+        shared: what the run's actors share.
+        plan: how many processes to use.
+        stopped: says that no image is to begin any more; the shard that this befalls is not committed.
 
     Raises:
         ray.exceptions.RayError: a process dies before it got an image, so no image is to blame.
@@ -45,10 +53,14 @@ def isolate_shards(shards: Plan, shared: Shared, plan: ActorPlan) -> Iterator[di
     carrier = Carrier(shards.carried)
     with _Pool(shared, plan) as pool:
         for shard in shards:
-            logger.warning("Shard %d crashed; its %d images run one by one.", shard.number, len(shard.items))
-            table = carrier.add(pa.concat_tables(_one_by_one(shard, shared, pool)), shard.items)
-            commit_shard(shared.config.output.output, shard.number, [table], shared.fingerprint)
-            yield summarise(shard.number, table)
+            if stopped():
+                return
+            items = items_todo(shared, shard)
+            logger.warning("Shard %d crashed or hung; its %d images run one by one.", shard.number, len(items))
+            tables = _one_by_one(shard.number, items, shared, pool, stopped)
+            if tables is None:
+                return
+            yield finish_shard(shared, carrier, shard, pa.concat_tables(tables))
 
 
 class _Pool:
@@ -57,61 +69,66 @@ class _Pool:
     def __init__(self, shared: Shared, plan: ActorPlan) -> None:
         self._shared, self._plan = shared, plan
         self.size = plan.actors
-        self._idle: list[Any] = []
+        self._idle: list[tuple[Any, Witness]] = []
 
     def __enter__(self) -> _Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for actor in self._idle:
+        for actor, witness in self._idle:
             ray.kill(actor)
+            forget(witness)
 
-    def take(self) -> Any:
-        """Return an actor with a loaded model."""
+    def take(self) -> tuple[Any, Witness]:
+        """Return an actor with a loaded model, and what will tell how it died."""
         if self._idle:
             return self._idle.pop()
         kind: Any = ray.remote(
             num_cpus=self._plan.num_cpus, num_gpus=self._plan.num_gpus, max_restarts=0, max_task_retries=0
         )(IsolationActor)
         actor = kind.remote(self._shared, self._plan.threads)
-        ray.get(actor.ready.remote())
-        return actor
+        return actor, ray.get(actor.ready.remote())
 
-    def give(self, actor: Any) -> None:
+    def give(self, actor: Any, witness: Witness) -> None:
         """Take back an actor that lives."""
-        self._idle.append(actor)
+        self._idle.append((actor, witness))
 
 
-def _one_by_one(shard: Shard, shared: Shared, pool: _Pool) -> list[pa.Table]:
-    """Return the row of each image, in the plan's order."""
-    before = int(ray.get(shared.attempts.count.remote(shard.number)))
-    waiting = deque(_Job(index, item) for index, item in enumerate(shard.items))
-    rows: list[pa.Table | None] = [None] * len(shard.items)
-    running: dict[Any, tuple[Any, _Job]] = {}
+def _one_by_one(
+    shard: int, items: Sequence[InputItem], shared: Shared, pool: _Pool, stopped: Callable[[], bool]
+) -> list[pa.Table] | None:
+    """Return the rows of each image, in the plan's order; None when it was stopped."""
+    before = int(ray.get(shared.foreman.count.remote(shard)))
+    waiting = deque(_Job(index, item) for index, item in enumerate(items))
+    rows: list[pa.Table | None] = [None] * len(items)
+    running: dict[Any, tuple[Any, Witness, _Job]] = {}
     while waiting or running:
-        while waiting and len(running) < pool.size:
+        while waiting and len(running) < pool.size and not stopped():
             job = waiting.popleft()
             job.tries += 1
-            actor = pool.take()
-            running[actor.edit.remote(job.item, before + job.tries)] = (actor, job)
+            actor, witness = pool.take()
+            running[actor.edit.remote(job.item, before + job.tries)] = (actor, witness, job)
+        if not running:
+            return None
         (ready,), _ = ray.wait(list(running), num_returns=1)
-        actor, job = running.pop(ready)
+        actor, witness, job = running.pop(ready)
         try:
             rows[job.index] = from_ipc(ray.get(ready))
-            pool.give(actor)
+            pool.give(actor, witness)
         except RayTaskError:
             raise  # a defect of this program, and no crash
         except RayError as error:  # the process died: a signal, no memory, a lost node
             ray.kill(actor)
+            reason = manner_of_death(error, witness)
+            logger.error("The process that ran image %s alone died: %s.", job.item.id, reason)
             if job.tries < IMAGE_TRIES:
                 waiting.appendleft(job)
                 continue
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            logger.error("Image %s crashes its process: %s", job.item.id, reason)
             rows[job.index] = crash_row(
                 job.item,
                 shared.config,
-                error=f"The process died each of the {job.tries} times that it ran this image alone: {reason}",
+                error=f"The process died each of the {job.tries} times that it ran this image alone; "
+                f"the last time {reason}.",
                 attempts=before + job.tries,
                 weights_label=shared.weights_label,
             )

@@ -12,10 +12,12 @@ import json
 import logging
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Any
 from urllib.parse import urlsplit
+
+import pyarrow as pa
 
 from dmt_ray.config import ColorizeConfig
 from dmt_ray.errors import SettingsError
@@ -23,7 +25,7 @@ from dmt_ray.pipeline.carry import carried_schema
 from dmt_ray.pipeline.commit import committed_shards, shard_name, shard_uri
 from dmt_ray.pipeline.editors import JobConfig
 from dmt_ray.pipeline.exemplars import ExemplarSets, check_exemplars, exemplar_places, list_exemplars
-from dmt_ray.pipeline.plan_file import PLAN_FILE, Plan, load_plan, make_plan, plan_bytes
+from dmt_ray.pipeline.plan_file import PLAN_FILE, Plan, extend_plan, load_plan, make_plan, plan_bytes
 from dmt_ray.pipeline.shard_file import Expected, committed
 from dmt_ray.storage import files
 from dmt_ray.storage.inputs import InputItem, open_listing
@@ -51,13 +53,23 @@ class PreparedRun:
     shards: Plan
     """All shards; they are read as they are needed."""
     todo: Plan
-    """Shards without a sound file."""
+    """Shards without a sound file, and those to be retried."""
     exemplars: ExemplarSets
     weights: Weights
     fresh: bool
     """The plan and run.json have to be written first."""
-    replace: bool
+    extended: bool = False
+    """So has a plan that has grown."""
+    retry: Mapping[int, int] = field(default_factory=dict)
+    """Shards whose file is sound, with how many error rows of it are to be done again."""
+    replace: bool = False
     """An earlier run's files have to be deleted before that."""
+
+    @property
+    def rows_todo(self) -> int:
+        """Rows that this run has to make."""
+        missing = self.todo.without(self.retry).images
+        return len(self.config.strengths) * missing + sum(self.retry.values())
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -93,13 +105,18 @@ def prepare_run(config: JobConfig) -> PreparedRun:
     exemplars = list_exemplars(config)
     inputs = config.inputs
     resuming = record is not None and mode == "resume" and PLAN_FILE in names
-    if resuming:
-        shards = load_plan(output)
-    else:
+    shards = load_plan(output) if resuming else None
+    before = shards
+    if shards is None or config.run.extend:
         listing = open_listing(
             inputs.input, image_column=inputs.image_column, uri_column=inputs.uri_column, limit=inputs.limit
         )
-        shards = make_plan(listing, config.output.shard_size, carried_schema(listing.carried))
+        carried = carried_schema(listing.carried)
+        if shards is None:
+            shards = make_plan(listing, config.output.shard_size, carried)
+        else:
+            _check_same_columns(inputs.input, shards.carried, carried)
+            shards = extend_plan(shards, listing, config.output.shard_size)
     check_exemplars(config, exemplars)
     weights = resolve_weights(config.model.backbone, config.model.weights)
     if record is not None and mode == "resume":
@@ -116,34 +133,42 @@ def prepare_run(config: JobConfig) -> PreparedRun:
         exemplars=exemplars,
         weights=weights,
         fresh=not resuming,
+        extended=before is not None and shards is not before,
         replace=record is not None and mode == "overwrite",
     )
-    return replace(run, todo=_unfinished(run)) if resuming else run
+    return _with_unfinished(run) if resuming else run
 
 
-def _unfinished(run: PreparedRun) -> Plan:
-    """Return the shards without a sound file, and say which have a damaged one."""
+def _with_unfinished(run: PreparedRun) -> PreparedRun:
+    """Return the run with what is still to do: shards without a sound file, of which the damaged are named."""
     found = committed(run.shards, run.expected)
     for number, reason in list(found.damaged.items())[:MOST_SAID]:
         logger.warning("%s is damaged and will be made again: %s.", shard_name(number), reason)
     if len(found.damaged) > MOST_SAID:
         logger.warning("... and %d more damaged shards.", len(found.damaged) - MOST_SAID)
-    return run.shards.without(found.sound)
+    retry = {number: facts.errors for number, facts in found.sound.items() if facts.errors}
+    if not run.config.run.retry_failed:
+        retry = {}
+    return replace(run, todo=run.shards.without(found.sound.keys() - retry.keys()), retry=retry)
 
 
 def write_run(run: PreparedRun) -> None:
-    """Freeze a fresh run in its output folder: delete what it replaces, write the plan, then ``run.json``.
+    """Freeze a run in its output folder: delete what it replaces, write a new or longer plan, then ``run.json``.
 
     Raises:
         StorageError: a file cannot be written or deleted.
     """
-    if not run.fresh:
-        return
     output = run.config.output.output
-    if run.replace:
-        delete_run(output)
-    files.write_atomic(files.join(output, PLAN_FILE), plan_bytes(run.shards))
-    record = run_record(run)
+    if run.extended:
+        files.write_atomic(files.join(output, PLAN_FILE), plan_bytes(run.shards))
+        record = _read_record(files.join(output, RUN_FILE)) | {"planned": _planned(run)}
+    elif run.fresh:
+        if run.replace:
+            delete_run(output)
+        files.write_atomic(files.join(output, PLAN_FILE), plan_bytes(run.shards))
+        record = run_record(run)
+    else:
+        return
     files.write_atomic(files.join(output, RUN_FILE), (json.dumps(record, indent=2) + "\n").encode())
 
 
@@ -241,8 +266,12 @@ def run_record(run: PreparedRun) -> dict[str, Any]:
             for option, items in run.exemplars.items()
         },
         "steps": len(run.config.strengths),
-        "planned": {"images": run.shards.images, "shards": len(run.shards)},
+        "planned": _planned(run),
     }
+
+
+def _planned(run: PreparedRun) -> dict[str, int]:
+    return {"images": run.shards.images, "shards": len(run.shards)}
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -312,6 +341,21 @@ def _check_same(output: str, record: Mapping[str, Any], settings: Mapping[str, A
         f"{output} was made with other settings: {differences}. "
         "Give the same settings, --mode overwrite, or another --output."
     )
+
+
+def _check_same_columns(place: str, before: pa.Schema, now: pa.Schema) -> None:
+    """Refuse an input whose own columns are no longer those that the output's shards have."""
+    names = [name for name in dict.fromkeys([*before.names, *now.names]) if not _same_field(before, now, name)]
+    if names:
+        raise SettingsError(
+            f"{files.masked(place)} has other columns than when the plan was made, so it cannot be extended: "
+            f"{', '.join(names)}. Give the same columns, or another --output."
+        )
+
+
+def _same_field(before: pa.Schema, now: pa.Schema, name: str) -> bool:
+    known = name in before.names and name in now.names
+    return known and bool(before.field(name).type == now.field(name).type)
 
 
 def _listing_checksum(items: Sequence[InputItem]) -> str:

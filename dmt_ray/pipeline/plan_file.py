@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import bisect
+import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dmt_ray.errors import SettingsError
@@ -105,6 +107,12 @@ class PlanFile:
             with self._reading() as file:
                 yield file.read_row_group(group, columns=["id"])["id"]
 
+    def groups(self) -> Iterator[pa.Table]:
+        """Yield the plan as it is written, a row group at a time."""
+        for group in range(len(self._groups) - 1):
+            with self._reading() as file:
+                yield file.read_row_group(group)
+
     def _group(self, index: int) -> pa.Table:
         if self._kept is None or self._kept[0] != index:
             with self._reading() as file:
@@ -186,18 +194,44 @@ def make_plan(listing: Listing, shard_size: int, carried: pa.Schema) -> Plan:
         shard_size: images per shard.
         carried: the columns to carry through, see ``PlanFile.carried``.
     """
+    return _written(carried, _in_shards(listing.batches(), shard_size, first=0))
+
+
+def extend_plan(plan: Plan, listing: Listing, shard_size: int) -> Plan:
+    """Return a plan with the same shards, and behind them new ones for the images of a listing that it lacks.
+
+    The plan itself where there are no such images; else in a temporary file, see ``make_plan``.
+
+    Raises:
+        StorageError: the plan cannot be read.
+    """
+    ids = pa.chunked_array([chunk for part in plan.file.ids() for chunk in part.chunks], pa.string())
+    fresh = (batch.filter(pc.invert(pc.is_in(batch["id"], value_set=ids))) for batch in listing.batches())
+    later = _in_shards(fresh, shard_size, first=plan.numbers[-1] + 1)
+    began = next(later, None)
+    if began is None:
+        return plan
+    return _written(plan.carried, itertools.chain(plan.file.groups(), [began], later))
+
+
+def _in_shards(batches: Iterable[pa.RecordBatch], shard_size: int, first: int) -> Iterator[pa.Table]:
+    """Cut a listing into numbered shards; yield tables of ``PLAN_SCHEMA`` that hold whole shards."""
+    start = 0
+    for rows in _regroup(batches, shard_size * max(1, GROUP_ROWS // shard_size)):
+        shards = first + np.arange(start, start + rows.num_rows) // shard_size
+        yield rows.append_column("shard", pa.array(shards))
+        start += rows.num_rows
+
+
+def _written(carried: pa.Schema, groups: Iterable[pa.Table]) -> Plan:
+    """Write a plan into a temporary file, a row group for each table."""
     folder = tempfile.TemporaryDirectory(prefix="dmt-ray-plan-")
     path = Path(folder.name) / PLAN_FILE
     packed = base64.b64encode(carried.serialize().to_pybytes())
     schema = PLAN_SCHEMA.with_metadata({_CARRIED_KEY: packed})
-    group_rows = shard_size * max(1, GROUP_ROWS // shard_size)
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["shard"]) as writer:
-        start = 0
-        for rows in _regroup(listing.batches(), group_rows):
-            shards = pa.array(np.arange(start, start + rows.num_rows) // shard_size)
-            table = rows.append_column("shard", shards).replace_schema_metadata(schema.metadata)
-            writer.write_table(table, row_group_size=group_rows)
-            start += rows.num_rows
+        for table in groups:
+            writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=max(1, table.num_rows))
     return Plan(PlanFile(str(path), owned=folder))
 
 

@@ -13,6 +13,7 @@ from dmt_ray.pipeline.editors import JobConfig
 from dmt_ray.pipeline.plan import PreparedRun, prepare_run, write_run
 from dmt_ray.pipeline.progress import Progress
 from dmt_ray.pipeline.shard_file import committed
+from dmt_ray.pipeline.stopping import GraceOverError, Stopper, attended
 from dmt_ray.pipeline.verify import VerifyReport, verify_output
 from dmt_ray.storage.files import masked
 
@@ -35,7 +36,8 @@ def run_job(config: JobConfig, say: Callable[[str], None] = logger.info) -> int:
         say: gets the closing summary, a line at a time.
 
     Returns:
-        0 every planned input has its rows; 3 some have none; 4 more error rows than ``max_error_rate``.
+        0 every planned input has its rows; 3 some have none; 4 more error rows than ``max_error_rate``, or so many
+        that the run was stopped.
 
     Raises:
         SettingsError: the options, the input or the output do not allow the run; nothing was written.
@@ -48,27 +50,33 @@ def run_job(config: JobConfig, say: Callable[[str], None] = logger.info) -> int:
         say("Dry run: everything was checked, nothing was written.")
         return EXIT_COMPLETE
     totals: dict[str, float] = defaultdict(float)
+    # A retry does what failed before: that much of it fails again says nothing of the whole.
+    allowed = None if config.run.retry_failed else config.run.max_error_rate
+    stopper = Stopper(config.run.grace, allowed)
     if run.todo:
-        skipped = _run_on_ray(run, totals)
+        skipped = _run_on_ray(run, totals, stopper)
         if skipped:
             count = sum(map(len, run.exemplars.values()))
             say(f"{len(skipped)} of {count} {_exemplars(run)} were left out; the first: {skipped[0]}")
     else:
         write_run(run)
     report = verify_output(config.output.output)
-    for line in _summary(run, report, totals):
+    code = exit_code(report, config.run.max_error_rate, going_wrong=stopper.going_wrong)
+    for line in _summary(run, report, totals, code):
         say(line)
-    return exit_code(report, config.run.max_error_rate)
+    return code
 
 
-def exit_code(report: VerifyReport, max_error_rate: float) -> int:
+def exit_code(report: VerifyReport, max_error_rate: float, *, going_wrong: bool = False) -> int:
     """Tell complete, incomplete and too many error rows apart."""
+    if going_wrong:
+        return EXIT_ERRORS
     if not report.complete:
         return EXIT_INCOMPLETE
     return EXIT_ERRORS if report.error_rate > max_error_rate else EXIT_COMPLETE
 
 
-def _run_on_ray(run: PreparedRun, totals: dict[str, float]) -> list[str]:
+def _run_on_ray(run: PreparedRun, totals: dict[str, float], stopper: Stopper) -> list[str]:
     """Do what is to do; add the shards' figures to ``totals``; return what was wrong with unread exemplars."""
     import ray
 
@@ -77,13 +85,13 @@ def _run_on_ray(run: PreparedRun, totals: dict[str, float]) -> list[str]:
         # No resource arguments: a submitted job or RAY_ADDRESS attaches to its cluster, anything else starts one.
         ray.init(logging_level=logging.WARNING, log_to_driver=True)
     try:
-        return _run_shards(run, totals)
+        return _run_shards(run, totals, stopper)
     finally:
         if started_here:
             ray.shutdown()
 
 
-def _run_shards(run: PreparedRun, totals: dict[str, float]) -> list[str]:
+def _run_shards(run: PreparedRun, totals: dict[str, float], stopper: Stopper) -> list[str]:
     import ray
 
     from dmt_ray.pipeline.isolate import isolate_shards
@@ -99,26 +107,28 @@ def _run_shards(run: PreparedRun, totals: dict[str, float]) -> list[str]:
     write_run(run)
     steps = len(config.strengths)
     planned = steps * run.shards.images
-    finished = planned - steps * run.todo.images
     began = time.monotonic()
-    with Progress(planned, finished, shown=config.run.progress) as progress:
+    stopper.stop_shards = shared.foreman.stop.remote
+    with stopper, Progress(planned, planned - run.rows_todo, shown=config.run.progress) as progress:
         seen: set[int] = set()
 
         def count(summary: dict[str, Any]) -> None:
             seen.add(summary["shard"])
             progress.add(summary["rows"], summary["errors"])
+            stopper.count(summary["rows"], summary["errors"])
             for name in ("rows", *(f"seconds_{stage}" for stage in _STAGES)):
                 totals[name] += summary[name]
 
         try:
-            for summary in stream_shards(run.todo, shared, pools):
+            for summary in attended(stream_shards(run.todo, shared, pools), stopper.look):
                 count(summary)
             lost = run.todo.without(seen)
-            lost = lost.without(committed(lost, run.expected).sound)
-            if lost:
-                for summary in isolate_shards(lost, shared, pools.reconstruction):
+            lost = lost.without(committed(lost, run.expected).sound.keys() - run.retry.keys())
+            if lost and not stopper.stopping:
+                isolated = isolate_shards(lost, shared, pools.reconstruction, lambda: stopper.stopping)
+                for summary in attended(isolated, stopper.look):
                     count(summary)
-        except (ray.exceptions.RayError, DmtError) as error:
+        except (ray.exceptions.RayError, DmtError, GraceOverError) as error:
             # What is committed stays; the check below says what is missing, and the exit code tells.
             logger.error("The run stopped early: %s", error)
     totals["seconds"] = time.monotonic() - began
@@ -143,14 +153,18 @@ def _intentions(run: PreparedRun) -> list[str]:
         f"{_counts(run)}; weights {run.weights_label} from {run.weights.origin}.",
         f"Output: {masked(config.output.output)}",
     ]
-    if not run.fresh:
-        lines.append("The plan is frozen: files added to the input since then are not part of it.")
+    if run.extended:
+        lines.append("The plan has grown by the inputs that are new.")
+    elif not run.fresh and not config.run.extend:
+        lines.append("The plan is frozen; --extend adds inputs that have come since then.")
+    if run.retry:
+        lines.append(f"{sum(run.retry.values())} error rows in {len(run.retry)} of these shards are done again.")
     if run.replace:
         lines.append("The earlier run there is replaced.")
     return lines
 
 
-def _summary(run: PreparedRun, report: VerifyReport, totals: dict[str, float]) -> list[str]:
+def _summary(run: PreparedRun, report: VerifyReport, totals: dict[str, float], code: int) -> list[str]:
     lines = [f"Output: {masked(run.config.output.output)}", *report.sentences()]
     rows = round(totals["rows"])
     if rows:
@@ -160,12 +174,11 @@ def _summary(run: PreparedRun, report: VerifyReport, totals: dict[str, float]) -
             f"{rows} images in {seconds:.1f} s after start-up: {rows / seconds:.2f} images/s; "
             f"seconds per image: {stages}."
         )
-    else:
+    elif not run.todo:
         lines.append("Nothing was left to do.")
-    code = exit_code(report, run.config.run.max_error_rate)
-    if code == EXIT_INCOMPLETE:
+    if not report.complete:
         lines.append("Incomplete: run the same command again to do what is missing.")
-    elif code == EXIT_ERRORS:
+    if code == EXIT_ERRORS:
         lines.append(
             f"{report.error_rate:.1%} of the rows are errors, more than --max-error-rate "
             f"{run.config.run.max_error_rate:.1%}."

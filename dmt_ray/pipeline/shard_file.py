@@ -61,6 +61,7 @@ class ShardFacts:
 
     rows: int
     errors: int
+    """Rows without an image."""
     body_sha256: str
     size: int
     """Bytes of the row groups."""

@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayTaskError
 
 from dmt_ray.errors import DmtError, SettingsError
-from dmt_ray.pipeline.actors import AttemptCounter, ReconstructionActor, Shared, TraversalActor, make_exemplars
+from dmt_ray.pipeline.actors import Foreman, ReconstructionActor, Shared, TraversalActor, make_exemplars
 from dmt_ray.pipeline.plan import PreparedRun
 from dmt_ray.pipeline.plan_file import Plan
 from dmt_ray.pipeline.resources import ActorPlan, PoolPlan, plan_pools
@@ -44,20 +44,24 @@ def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, list[str]]:
     gpus = pools.reconstruction.num_gpus
     task: Any = ray.remote(num_cpus=0 if gpus else 1, num_gpus=gpus, num_returns=2, max_retries=2)(make_exemplars)
     exemplars, skipped = task.remote(arrays, run.exemplars, config, pools.reconstruction.threads)
-    counter: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptCounter)
+    foreman: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Foreman)
     try:
         left_out: list[str] = ray.get(skipped)
     except RayTaskError as error:
         if isinstance(error.cause, DmtError):
             raise SettingsError(str(error.cause)) from error
         raise
-    return Shared(arrays, exemplars, config, run.weights_label, run.fingerprint, counter.remote()), pools, left_out
+    shared = Shared(
+        arrays, exemplars, config, run.weights_label, run.fingerprint, frozenset(run.retry), foreman.remote()
+    )
+    return shared, pools, left_out
 
 
 def stream_shards(shards: Plan, shared: Shared, pools: PoolPlan) -> Iterator[dict[str, Any]]:
     """Run the shards through both pools; yield one row of ``SUMMARY_SCHEMA`` per committed shard, in any order.
 
-    A shard whose actor dies ``1 + SHARD_RETRIES`` times is left out; the caller finds it by its missing file.
+    A shard whose actor dies ``1 + SHARD_RETRIES`` times has no summary, nor has one that was not begun any more when
+    the foreman was told to stop.
 
     Raises:
         ray.exceptions.RayError: too many shards were lost, or an actor cannot start.

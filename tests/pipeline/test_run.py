@@ -1,26 +1,20 @@
 """The whole job on a real Ray: rows, exit codes, resume, crashes, object stores, GPUs."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import threading
-import time
 from io import BytesIO
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from dmt_ray.pipeline.commit import ROW_SCHEMA
 from dmt_ray.pipeline.run import run_job
-from dmt_ray.pipeline.verify import verify_output
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -70,75 +64,6 @@ def test_a_run_its_rows_and_its_resume(configure, photos, tmp_path):
     assert run_job(configure(max_error_rate=0.5), said.append) == 0
     assert "Nothing was left to do." in said
     assert stamps(out) == after
-
-
-def test_a_killed_reconstruction_actor_costs_nothing(configure, tmp_path):
-    """kill -9 in the middle: Ray starts the actor again and its shards are done once more."""
-    killed = []
-
-    def kill():
-        deadline = time.monotonic() + 100
-        while time.monotonic() < deadline and not killed:
-            if list((tmp_path / "out").glob("shards/*.parquet")):
-                time.sleep(0.3)  # the first shard holds only the empty file; now the actor is busy with the second
-                for process in Path("/proc").iterdir():
-                    try:
-                        title = (process / "cmdline").read_bytes()
-                    except OSError:
-                        continue
-                    if b"ReconstructionActor" in title and b"ray::" in title:
-                        os.kill(int(process.name), signal.SIGKILL)
-                        killed.append(int(process.name))
-            time.sleep(0.02)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    code = run_job(configure(shard_size=1, batch_size=1, iterations=60, max_error_rate=0.5))
-    killer.join()
-    assert killed
-    assert code == 0
-    assert verify_output(str(tmp_path / "out")).complete
-    frame = pd.read_parquet(str(tmp_path / "out" / "shards"))
-    assert len(frame) == 6
-    assert frame.attempts.max() >= 2
-    assert len(set(frame.worker)) >= 2
-
-
-@pytest.mark.chaos
-def test_a_killed_driver_leaves_what_the_next_run_needs(photos, tmp_path):
-    """kill -9 of the whole job after its first shard; the same command then does just the rest."""
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "dmt_ray.cli", "colorize", "--output", out, "--input", photos / "inputs"]
-    command += ["--reference", photos / "references", "--size", 64, "--weights", "random:0", "--iterations", 60]
-    command = [*map(str, command), "--shard-size", "1", "--neighbors", "8", "--max-error-rate", "0.5"]
-    env = {**os.environ, "RAY_ADDRESS": "local"}
-    job = subprocess.Popen(command, env=env)
-    deadline = time.monotonic() + 200
-    while not list(out.glob("shards/*.parquet")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    job.kill()
-    job.wait()
-    before = stamps(out)
-    assert 0 < len(before) < 6
-    assert not verify_output(str(out)).complete
-    again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
-    assert again.returncode == 0, again.stderr
-    assert verify_output(str(out)).complete
-    after = stamps(out)
-    assert {name: after[name] for name in before} == before
-
-
-@pytest.mark.chaos
-def test_an_image_that_kills_its_process_becomes_an_error_row(configure, photos, tmp_path):
-    uris = [str(photos / "inputs" / f"photo-{index}.jpg") for index in range(3)]
-    pq.write_table(pa.table({"uri": [uris[0], "crash://boom.jpg", *uris[1:]]}), tmp_path / "table.parquet")
-    config = configure(input=str(tmp_path / "table.parquet"), max_error_rate=0.25)
-    assert run_job(config) == 0
-    frame = pd.read_parquet(str(tmp_path / "out" / "shards")).set_index("uri")
-    assert frame.status.to_dict() == {uris[0]: "ok", "crash://boom.jpg": "error", uris[1]: "ok", uris[2]: "ok"}
-    crash = frame.loc["crash://boom.jpg"]
-    assert crash.error_type == "crash"
-    assert crash.attempts > frame.attempts[uris[2]]
 
 
 def test_from_object_store_to_object_store(configure, photos, bucket):

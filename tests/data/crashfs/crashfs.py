@@ -1,7 +1,15 @@
-"""An fsspec driver whose files (``crash://NAME``) kill the process that reads them, as a broken decoder would."""
+"""An fsspec driver whose files (``crash://NAME``) end the process that reads them, as a broken decoder would.
 
+The name says how: ``segv...`` by a real segmentation fault; ``hang...`` not at all: it sleeps in native code and
+never gives the interpreter back; ``gate/PATH`` is the local file of that path, but whoever reads it when the folder of
+hooks has a file ``hold-on-read`` waits, once, until it is killed; any other by SIGKILL.
+"""
+
+import ctypes
 import os
 import signal
+import time
+from pathlib import Path
 
 from fsspec import AbstractFileSystem
 
@@ -9,5 +17,30 @@ from fsspec import AbstractFileSystem
 class CrashFileSystem(AbstractFileSystem):
     protocol = "crash"
 
+    def info(self, path, **kwargs):
+        name = self._strip_protocol(path)
+        size = Path(name.removeprefix("gate")).stat().st_size if name.startswith("gate/") else 1
+        return {"name": name, "type": "file", "size": size}
+
     def cat_file(self, path, start=None, end=None, **kwargs):
-        os.kill(os.getpid(), signal.SIGKILL)
+        name = self._strip_protocol(path)
+        if name.startswith("gate/"):
+            hooks = Path(os.environ["DMT_RAY_TEST_HOOKS"])
+            if taken(hooks / "hold-on-read"):
+                (hooks / f"reading-{os.getpid()}").touch()
+                time.sleep(3600)
+            return Path(name.removeprefix("gate")).read_bytes()[start:end]
+        if name.startswith("segv"):
+            ctypes.string_at(0)
+        if name.startswith("hang"):
+            ctypes.PyDLL(None).sleep(3600)
+        return os.kill(os.getpid(), signal.SIGKILL)
+
+
+def taken(hook):
+    """Use a hook up; only one process can."""
+    try:
+        hook.unlink()
+    except OSError:
+        return False
+    return True

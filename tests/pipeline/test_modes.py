@@ -1,0 +1,133 @@
+"""What a further run on the same output does: extend the plan, retry what failed. No Ray here."""
+
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dmt_ray.config import RunConfig
+from dmt_ray.errors import SettingsError
+from dmt_ray.pipeline.carry import Carrier
+from dmt_ray.pipeline.commit import commit_shard, rows_table, shard_uri
+from dmt_ray.pipeline.plan import load_plan, prepare_run, write_run
+from dmt_ray.pipeline.redo import failed_items, with_kept_rows
+from dmt_ray.pipeline.verify import verify_output
+
+
+def rows_of(item, steps=1, *, failed=False, mark=b"image"):
+    fate = {"status": "error", "error_type": "e"} if failed else {"status": "ok", "image": mark + item.id.encode()}
+    return [{"id": item.id, "uri": item.uri, "step": step} | fate for step in range(steps)]
+
+
+@pytest.fixture
+def folder(photos, tmp_path):
+    shutil.copytree(photos / "inputs", tmp_path / "photos")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def written(configure, folder, tmp_path):
+    """All three shards of six images are committed; two images of two shards failed."""
+    run = prepare_run(configure(input=str(folder), strength=(1.0, 2.0)))
+    write_run(run)
+    for shard in run.shards:
+        rows = [row for item in shard.items for row in rows_of(item, 2, failed=item.id[0] in "et")]
+        commit_shard(str(tmp_path / "out"), shard.number, [rows_table(rows)], run.fingerprint)
+    return run
+
+
+def prepared(configure, folder, **options):
+    return prepare_run(configure(input=str(folder), strength=(1.0, 2.0), **options))
+
+
+def test_extend_adds_shards_behind_the_old_ones(written, configure, folder, tmp_path):
+    for name in ("a-first", "photo-2b", "z-last"):
+        shutil.copy(folder / "photo-1.jpg", folder / f"{name}.jpg")
+    (folder / "photo-0.jpg").unlink()  # what is planned stays planned
+    before = list(load_plan(str(tmp_path / "out")))
+    assert not prepared(configure, folder).todo
+    run = prepared(configure, folder, extend=True)
+    assert list(load_plan(str(tmp_path / "out"))) == before  # preparing writes nothing
+    write_run(run)
+    plan = load_plan(str(tmp_path / "out"))
+    assert list(plan)[:3] == before
+    assert [[item.id for item in shard.items] for shard in list(plan)[3:]] == [
+        ["a-first.jpg", "photo-2b.jpg"],
+        ["z-last.jpg"],
+    ]
+    assert run.todo.numbers == plan.numbers[3:] == [3, 4]
+    assert run.rows_todo == 6
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["planned"] == {"images": 9, "shards": 5}
+    report = verify_output(str(tmp_path / "out"))
+    assert (report.rows, sorted(report.missing)) == (12, ["a-first.jpg", "photo-2b.jpg", "z-last.jpg"])
+    again = prepared(configure, folder, extend=True)
+    assert not again.extended
+    assert again.todo.numbers == [3, 4]
+
+
+def test_extend_on_an_empty_output_is_a_new_run(configure, folder):
+    run = prepared(configure, folder, extend=True)
+    assert run.fresh
+    assert not run.extended
+
+
+def test_extend_wants_the_columns_that_the_output_carries(configure, photos, tmp_path):
+    uris = [str(path) for path in sorted((photos / "inputs").glob("photo-*"))]
+    table = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"id": ["a", "b"], "uri": uris[:2], "year": [1, 2]}), table)
+    write_run(prepare_run(configure(input=str(table))))
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "uri": uris[:3], "year": ["1", "2", "3"]}), table)
+    with pytest.raises(SettingsError, match="year"):
+        prepare_run(configure(input=str(table), extend=True))
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "uri": uris[:3], "year": [1, 2, 3]}), table)
+    run = prepare_run(configure(input=str(table), extend=True))
+    assert [item.id for item in list(run.shards)[-1].items] == ["c"]
+
+
+def test_retry_does_just_the_images_that_failed(written, configure, folder, tmp_path):
+    out = str(tmp_path / "out")
+    assert not prepared(configure, folder).todo
+    run = prepared(configure, folder, retry_failed=True)
+    assert run.todo.numbers == [0, 2]
+    assert run.retry == {0: 2, 2: 2}
+    assert run.rows_todo == 4
+    first = run.shards[0]
+    failed = failed_items(out, first)
+    assert [item.id for item in failed] == ["empty.jpg"]
+    before = pq.read_table(shard_uri(out, 0))
+    redone = rows_table([row for item in failed for row in rows_of(item, 2, mark=b"better")])
+    whole = with_kept_rows(out, first, Carrier(run.shards.carried).add(redone, failed))
+    commit_shard(out, 0, [whole], run.fingerprint)
+    after = pq.read_table(shard_uri(out, 0))
+    assert after["image"].to_pylist()[:2] == [b"betterempty.jpg"] * 2
+    assert after["step"].to_pylist() == [0, 1, 0, 1]
+    assert after.slice(2).equals(before.slice(2))
+    report = verify_output(out)
+    assert report.complete
+    assert report.errors == 2
+    assert prepared(configure, folder, retry_failed=True).todo.numbers == [2]
+
+
+def test_retry_does_a_shard_that_is_damaged_by_then_as_a_whole(written, tmp_path):
+    out, shard = str(tmp_path / "out"), written.shards[0]
+    with open(shard_uri(out, 0), "r+b") as file:  # noqa: PTH123
+        file.truncate(300)
+    assert failed_items(out, shard) == shard.items
+    redone = rows_table([row for item in shard.items for row in rows_of(item, 2)])
+    assert with_kept_rows(out, shard, redone) is redone
+
+
+@pytest.mark.parametrize("mode", ["overwrite", "error"])
+@pytest.mark.parametrize("option", ["extend", "retry_failed"])
+def test_extending_and_retrying_want_mode_resume(mode, option):
+    with pytest.raises(SettingsError, match="--mode is"):
+        RunConfig(mode=mode, **{option: True})
+
+
+def test_other_settings_are_refused_before_anything_is_extended(written, configure, folder, tmp_path):
+    shutil.copy(folder / "photo-1.jpg", folder / "new.jpg")
+    with pytest.raises(SettingsError, match="size was 64 and is 96 now"):
+        prepared(configure, folder, extend=True, size=96)
+    assert len(load_plan(str(tmp_path / "out"))) == 3
