@@ -1,8 +1,8 @@
 """An fsspec driver whose files (``crash://NAME``) end the process that reads them, as a broken decoder would.
 
-The name says how: ``segv...`` by a real segmentation fault; ``hang...`` not at all: it sleeps in native code and
-never gives the interpreter back; ``gate/PATH`` is the local file of that path, but whoever reads it when the folder of
-hooks has a file ``hold-on-read`` waits, once, until it is killed; any other by SIGKILL.
+``segv...`` by a real segmentation fault; ``hang...`` not at all: it sleeps in native code and never gives the
+interpreter back; ``gate/PATH`` is the local file of that path, but who reads it when the folder of hooks has a file
+``hold-on-read`` waits, once, until it is killed; any other by SIGKILL.
 """
 
 import ctypes

@@ -1,0 +1,80 @@
+"""Runs that are told to stop, or that stop by themselves, and are finished by the next one."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from chaos.conftest import attached, command_line, rows_of, shard_files, until
+from dmt_ray.pipeline.run import run_job
+from dmt_ray.pipeline.verify import verify_output
+
+pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos]
+
+
+def test_sigterm_lets_the_running_shard_commit_and_the_next_run_goes_on(options, same, hooks, tmp_path):
+    """The signal comes while the first shard is being written, and the shard is let go on after that."""
+    out = tmp_path / "out"
+    (hooks / "hold-on-write").touch()
+    driver = subprocess.Popen(
+        command_line(options, out, "--grace", 100), env=attached(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    until(lambda: list(hooks.glob("holding-*")), "a shard that is being written")
+    driver.send_signal(signal.SIGTERM)
+    said = b""
+    while b"no new shards" not in said:
+        said += os.read(driver.stderr.fileno(), 4096)
+    (hooks / "release").touch()
+    output, _ = driver.communicate(timeout=200)
+    assert driver.returncode == 3, output
+    assert b"Incomplete: run the same command again" in output
+    before = shard_files(out)
+    assert 1 <= len(before) < 5
+    assert run_again(options, out).returncode == 0
+    assert before.items() <= shard_files(out).items()
+    same(out)
+    for path in hooks.iterdir():
+        path.unlink()
+
+
+def test_a_run_whose_grace_is_over_ends_without_the_shard_that_hangs(options, same, hooks, tmp_path):
+    out = tmp_path / "out"
+    (hooks / "hold-on-write").touch()
+    driver = subprocess.Popen(command_line(options, out, "--grace", 1), env=attached())
+    until(lambda: list(hooks.glob("holding-*")), "a shard that is being written")
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(100) == 3
+    assert not shard_files(out)
+    (hooks / "release").touch()
+    assert run_again(options, out).returncode == 0
+    same(out)
+    for path in hooks.iterdir():
+        path.unlink()
+
+
+def run_again(options, out):
+    return subprocess.run(command_line(options, out), env=attached(), timeout=250)
+
+
+def test_a_run_that_goes_wrong_stops_early_and_a_retry_puts_it_right(configure, photos, tmp_path):
+    """Of 600 inputs nearly all are empty files; then they are there after all."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    whole = (photos / "inputs" / "photo-0.jpg").read_bytes()
+    for index in range(600):
+        (folder / f"{index:03d}.jpg").write_bytes(whole if index % 20 == 0 else b"")
+    common = {"input": str(folder), "shard_size": 20, "batch_size": 20, "iterations": 0, "size": 32}
+    assert run_job(configure(**common)) == 4
+    stopped = verify_output(str(tmp_path / "out"))
+    assert not stopped.complete
+    assert not stopped.damaged
+    assert 100 <= stopped.rows < 600
+    before = rows_of(tmp_path / "out")
+    for path in folder.iterdir():
+        path.write_bytes(whole)
+    assert run_job(configure(**common, retry_failed=True)) == 0
+    after = rows_of(tmp_path / "out")
+    assert list(after.status) == ["ok"] * 600
+    kept = before.index[before.status == "ok"]
+    assert after.loc[kept].equals(before.loc[kept])
