@@ -72,6 +72,26 @@ class VerifyCommand:
     """Delete the files of shards that are damaged or not in the plan, so that the next run makes them again."""
 
 
+@dataclasses.dataclass(frozen=True)
+class CompactCommand:
+    """Merge a finished run's shards into large files for readers, and check these; the run is left as it is.
+
+    Interrupted, or when the run has grown since: the same command goes on from there.
+    """
+
+    output: Annotated[str, tyro.conf.Positional]
+    """The --output of a run."""
+    dest: Annotated[str, tyro.conf.Positional]
+    """An empty folder or URI, or that of an earlier compaction of this run."""
+    file_size: int = 256
+    """Megabytes of a file, about."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.file_size < 1:
+            raise SettingsError(f"--file-size is {self.file_size}; it must be at least 1.")
+
+
 JobCommand = type[ColorizeCommand] | type[TransformCommand]
 
 #: Commands that run a job; all of them take ``--config``.
@@ -85,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "transform": TransformCommand,
         "weights": WeightsCommand,
         "verify": VerifyCommand,
+        "compact": CompactCommand,
     }
     return _guarded(lambda: _dispatch(commands, list(sys.argv[1:] if argv is None else argv), prog="dmt-ray"))
 
@@ -119,7 +140,12 @@ def _dispatch(commands: dict[str, typing.Callable[..., Any]], argv: list[str], p
     command = tyro.extras.subcommand_cli_from_dict(
         commands, prog=prog, description=__doc__, args=argv, config=(tyro.conf.OmitArgPrefixes,)
     )
-    return _weights(command) if isinstance(command, WeightsCommand) else _verify(command)
+    handlers: dict[type, typing.Callable[[Any], int]] = {
+        WeightsCommand: _weights,
+        VerifyCommand: _verify,
+        CompactCommand: _compact,
+    }
+    return handlers[type(command)](command)
 
 
 def parse_job(command: JobCommand, argv: Sequence[str], prog: str | None = None) -> ColorizeConfig | TransformConfig:
@@ -156,8 +182,16 @@ def _weights(command: WeightsCommand) -> int:
 
 
 def _verify(command: VerifyCommand) -> int:
+    from dmt_ray.pipeline.compact import is_compaction, verify_compaction
     from dmt_ray.pipeline.verify import discard_unsound, verify_output
 
+    if is_compaction(command.output):
+        if command.discard:
+            raise SettingsError(f"{command.output} is a compaction: it is put right by compacting again.")
+        compaction = verify_compaction(command.output, deep=command.deep)
+        for line in compaction.sentences():
+            print(line)
+        return 0 if compaction.complete else EXIT_INCOMPLETE
     report = verify_output(command.output, deep=command.deep)
     for line in report.sentences():
         print(line)
@@ -179,6 +213,16 @@ def split_lists(argv: list[str], options: Mapping[str, Any]) -> list[str]:
         else:
             words += [part for part in word.split(",") if part] if several else [word]
     return words
+
+
+def _compact(command: CompactCommand) -> int:
+    from dmt_ray.pipeline.compact import compact
+
+    report = compact(command.output, command.dest, command.file_size * 10**6)
+    for line in report.sentences():
+        print(line)
+    print(f"{report.written} files were written; every checksum was compared and every image decoded.")
+    return 0 if report.complete else EXIT_INCOMPLETE
 
 
 def expand_config(argv: list[str], options: Mapping[str, Any]) -> list[str]:

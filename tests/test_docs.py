@@ -18,9 +18,9 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 #: Long options of other programs that the documents mention.
-#: Options of `dmt-ray verify`.
-VERIFY = {"deep", "discard"}
-FOREIGN = VERIFY | {"address", "working-dir", "help", "from-env-file", "build-arg", "config"}
+#: Options of commands that are no jobs.
+OTHERS = {"deep", "discard", "file-size"}
+FOREIGN = OTHERS | {"address", "working-dir", "help", "from-env-file", "build-arg", "config"}
 
 
 def _defaults() -> dict[str, set[object]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,8 @@ Output = TypeVar("Output")
 READERS = 8
 #: The magic number at the end of a Parquet file, and the length of the footer before it.
 _TAIL = 8
+#: Bytes read at a time where a file may be large.
+_BLOCK = 2**24
 
 
 class DamagedShardError(DmtError):
@@ -149,6 +152,24 @@ def check_body(data: bytes, facts: ShardFacts) -> None:
     footer = int.from_bytes(data[-_TAIL:-4], "little")
     if hashlib.sha256(memoryview(data)[: len(data) - _TAIL - footer]).hexdigest() != facts.body_sha256:
         raise DamagedShardError("its bytes are not those that were written (checksum)")
+
+
+def body_sha256(uri: str) -> str:
+    """Return the SHA-256 of all that is before a Parquet file's footer, in bounded memory.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with files.open_file(uri) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL))
+        left = size - _TAIL - int.from_bytes(file.read(4), "little")
+        file.seek(0)
+        while left > 0 and (block := file.read(min(left, _BLOCK))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

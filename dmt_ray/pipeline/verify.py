@@ -199,7 +199,7 @@ def _look(shard: Shard, expected: Expected, deep: bool) -> _Found:
             table = file.read(columns=_COLUMNS)
             _count(found, table, expected.steps)
             if data is not None:
-                found.damaged_images = _damaged_images(file)
+                found.damaged_images = wrong_images(file)
             if shard.items and facts.errors != found.errors:
                 raise DamagedShardError(f"{found.errors} rows are errors, and {facts.errors} have no image")
             if found.damaged_images:
@@ -232,7 +232,7 @@ def _count(found: _Found, table: pa.Table, steps: int) -> None:
     found.extra = [key for key, count in counts.items() for _ in range(count)]
 
 
-def _damaged_images(file: pq.ParquetFile) -> list[str]:
+def wrong_images(file: pq.ParquetFile) -> list[str]:
     """Return the ids of the images whose checksum or size is wrong, or that cannot be decoded."""
     wrong = []
     for batch in file.iter_batches(batch_size=8, columns=_IMAGE_COLUMNS):
