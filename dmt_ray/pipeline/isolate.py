@@ -56,7 +56,8 @@ def isolate_shards(
             if stopped():
                 return
             items = items_todo(shared, shard)
-            logger.warning("Shard %d crashed or hung; its %d images run one by one.", shard.number, len(items))
+            reason = "Shard %d was lost to a crash, a hang or a failed write; its %d images run one by one."
+            logger.warning(reason, shard.number, len(items))
             tables = _one_by_one(shard.number, items, shared, pool, stopped)
             if tables is None:
                 return

@@ -25,7 +25,7 @@ if "DMT_RAY_TEST_HOOKS" in os.environ:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if path.name.startswith(".tmp-") and path.parent.name == "shards":
             if _taken("kill-on-write"):
-                os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
+                os.truncate(path, path.stat().st_size // 2)
                 (_hooks / f"killed-{os.getpid()}").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             if _taken("hold-on-write"):
