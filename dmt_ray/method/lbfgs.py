@@ -76,12 +76,13 @@ def _direction(state: _State, free: Tensor, precondition: Precondition | None) -
     if precondition is not None:
         q = precondition(q)
     if count:
-        scale = torch.ones_like(state.value)
-        for k in range(count):  # the newest valid pair wins
-            change = state.changes[k]
-            norm = (change * (change if precondition is None else precondition(change))).sum(1)
+        rho, change = state.rho[0], state.changes[0]
+        for k in range(1, count):  # the newest valid pair wins
             valid = state.rho[k] > 0
-            scale = torch.where(valid, 1 / (state.rho[k] * norm).clamp_min(1e-38), scale)
+            rho = torch.where(valid, state.rho[k], rho)
+            change = torch.where(valid[:, None], state.changes[k], change)
+        norm = (change * (change if precondition is None else precondition(change))).sum(1)
+        scale = torch.where(rho > 0, 1 / (rho * norm).clamp_min(1e-38), torch.ones_like(norm))
         q = q * scale[:, None]
     for k in range(count):
         beta = state.rho[k] * (state.changes[k] * q).sum(1)

@@ -108,6 +108,8 @@ class Transformer:
             by_attributes=config.traversal.neighbors_by == "attributes",
         )
         self.strengths, self.rows = steps_of_path(config.traversal.strength, config.output.save_path)
+        if config.traversal.budget_weight or config.traversal.beta:
+            self.rows = frozenset(range(len(config.strengths)))
 
     def working(self, rgb: np.ndarray) -> np.ndarray:
         """Return what the other calls take of a picture (H, W, 3) uint8: (3, size, size) float32 in 0..255."""
