@@ -15,10 +15,16 @@ from torch import Tensor, nn
 
 from dmt_ray.method import lbfgs
 from dmt_ray.method.color import CHROMA_BOUND, to_rgb
+from dmt_ray.method.spectrum import SpectralPreconditioner
 from dmt_ray.method.vgg import VGG
 
 #: Weight of the feature term, which makes tv weights of 10 to 30 useful with pixels in 8-bit units.
 FEATURE_SCALE = 100.0
+
+#: Fall of the preconditioner's spectrum where the search begins near the result, and where it begins from noise.
+_NEAR_POWER, _FAR_POWER = 0.5, 1.0
+#: Pairs in the quasi-Newton memory, likewise.
+_NEAR_HISTORY, _FAR_HISTORY = 10, 50
 
 
 class FeatureLoss(nn.Module):
@@ -166,6 +172,7 @@ def invert(
     before: Tensor,
     bounds: tuple[float, float],
     iterations: int,
+    far: bool = False,
 ) -> Inversion:
     """Find the planes whose pictures have the target features.
 
@@ -175,7 +182,10 @@ def invert(
         before: planes of the input, of the anchor's shape; only their feature loss is asked for.
         bounds: least and largest value of a plane.
         iterations: L-BFGS steps at most.
+        far: the search begins far from any picture, as from noise, rather than near the result.
     """
+    shape = (initial.shape[1], initial.shape[2], initial.shape[3])
+    power = _FAR_POWER if far else _NEAR_POWER
     minimum = lbfgs.minimise(
         objective,
         initial.flatten(1),
@@ -183,7 +193,9 @@ def invert(
         lower=bounds[0],
         upper=bounds[1],
         first_step=float(initial[0].numel()) ** 0.5,  # one 8-bit unit per pixel
-        tolerance=1e-6,
+        tolerance=1e-9 if far else 1e-6,
+        history=_FAR_HISTORY if far else _NEAR_HISTORY,
+        precondition=SpectralPreconditioner(shape, power, colour=far and shape[0] == 3, device=initial.device),
     )
     planes = minimum.x.view_as(initial)
     rows = objective.everything()

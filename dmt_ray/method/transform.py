@@ -27,8 +27,8 @@ from dmt_ray.method.witness import BorderedGram
 
 #: The layers of the papers' layer regulariser.
 HELD_TAPS = ("conv1_1", "conv2_1")
-#: Half the range of the noise to start from, around middle grey.
-_NOISE = 64.0
+#: Half the range of the noise to start from, around middle grey; more of it has to be taken away again.
+_NOISE = 8.0
 
 
 def build_manifold(
@@ -161,7 +161,8 @@ class Transformer:
         edits: list[list[Edit]] = [[] for _ in pictures]
         frames: list[list[np.ndarray]] = [[to_pixels(image)] for image in images]
         for step, targets in enumerate(self._targets(maps, displacements)):
-            found = self._invert(targets, images, mask, initial)
+            far = step == 0 and self.config.inversion.start == "noise"
+            found = self._invert(targets, images, mask, initial, far=far)
             initial = found.planes
             for b, edit in enumerate(self._edits(images, found, mask, [one.steps[step] for one in displacements])):
                 if self.config.output.save_path:
@@ -287,7 +288,7 @@ class Transformer:
                 )
             ]
 
-    def _invert(self, targets: list[Tensor], images: Tensor, mask: Tensor | None, initial: Tensor) -> Inversion:
+    def _invert(self, targets: list[Tensor], images: Tensor, mask: Tensor | None, initial: Tensor, *, far: bool) -> Inversion:
         settings = self.config.inversion
         objective = PictureObjective(
             self.network,
@@ -299,7 +300,9 @@ class Transformer:
             held=HELD_TAPS,
             held_weight=settings.held_weight,
         )
-        return invert(objective, initial, before=images, bounds=(0.0, 255.0), iterations=settings.iterations)
+        return invert(
+            objective, initial, before=images, bounds=(0.0, 255.0), iterations=settings.iterations, far=far
+        )
 
     def _edits(
         self, images: Tensor, found: Inversion, mask: Tensor | None, figures: Sequence[Figures]
