@@ -396,8 +396,8 @@ class MoveConfig:
 class PixelConfig:
     """How moved features become pixels again."""
 
-    iterations: int = 40
-    """L-BFGS iterations per step at most."""
+    iterations: int = 20
+    """L-BFGS iterations per step at most; from noise, 400 bring back what the features know."""
     tv_weight: float = 30.0
     """Weight of total variation, with pixels in 8-bit units."""
     tv_on: TvOn = "edit"

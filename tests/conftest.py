@@ -140,6 +140,7 @@ def configure(photos: Path, tmp_path: Path) -> Callable[..., ColorizeConfig]:
             "shard_size": 2,
             "batch_size": 2,
             "progress": False,
+            "lpips": False,
         } | options
         if isinstance(values.get("strength"), float | int):
             values["strength"] = (float(values["strength"]),)  # type: ignore[arg-type]

@@ -11,6 +11,8 @@ import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from dmt_ray.method.likeness import Likeness
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -94,8 +96,7 @@ class Edit:
         picture: (size, size, 3) uint8, the result at working size.
         feature_loss_before, feature_loss_after: mean over taps of 1/2 |phi - target|^2, of the input and the result.
         iterations: L-BFGS steps taken.
-        psnr_to_input, ssim_to_input: the result against the input at working size, in dB and in -1..1.
-        lpips_to_input: likewise, 0 and up; None when it was not measured.
+        likeness: of the result to the input, at working size.
         frames: the way from the input to the result, pictures like ``picture``; empty unless asked for.
     """
 
@@ -105,9 +106,7 @@ class Edit:
     feature_loss_before: float
     feature_loss_after: float
     iterations: int
-    psnr_to_input: float
-    ssim_to_input: float
-    lpips_to_input: float | None = None
+    likeness: Likeness
     frames: tuple[np.ndarray, ...] = ()
 
     def with_frames(self, frames: tuple[np.ndarray, ...]) -> Edit:

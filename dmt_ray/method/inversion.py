@@ -28,11 +28,23 @@ _NEAR_HISTORY, _FAR_HISTORY = 10, 50
 
 
 class FeatureLoss(nn.Module):
-    """Scaled mean over layers of 1/2 |phi_l - t_l|^2, one value per image."""
+    """Scaled mean over layers of 1/2 |phi_l - t_l|^2, one value per image.
+
+    Parameters:
+        scales: a factor per layer; none is 1 for each.
+    """
+
+    def __init__(self, scales: Sequence[float] = ()) -> None:
+        super().__init__()
+        self.scales = tuple(scales)
 
     def forward(self, maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
         """Return (B,) from maps and targets, each a list of (B, C, h, w)."""
-        terms = [0.5 * (a - b).square().flatten(1).sum(1) for a, b in zip(maps, targets, strict=True)]
+        scales = self.scales or (1.0,) * len(maps)
+        terms = [
+            0.5 * scale * (a - b).square().flatten(1).sum(1)
+            for a, b, scale in zip(maps, targets, scales, strict=True)
+        ]
         return FEATURE_SCALE * torch.stack(terms).mean(0)
 
 
@@ -78,6 +90,7 @@ class PictureObjective:
         mask: (B, 1, H, W) in 0..1, how much of the edit each pixel takes; None takes all of it.
         held: taps that are held to the anchor's own features (the papers' layer regulariser).
         held_weight: their weight beside the targets' taps.
+        scales: of the targets' taps, see ``FeatureLoss``; those of a rescaled network are ``tap_scales``.
     """
 
     def __init__(
@@ -92,6 +105,7 @@ class PictureObjective:
         mask: Tensor | None = None,
         held: Sequence[str] = (),
         held_weight: float = 0.0,
+        scales: Sequence[float] = (),
     ) -> None:
         self.network = network
         self.targets = list(targets)
@@ -99,7 +113,7 @@ class PictureObjective:
         self.luma = luma
         self.mask = mask
         self.tv_on_image = tv_on == "image"
-        self.feature_loss = FeatureLoss()
+        self.feature_loss = FeatureLoss(scales)
         self.total_variation = TotalVariation(tv_weight)
         self.held = tuple(held) if held_weight > 0 else ()
         self.held_loss = HeldLayers(held_weight)
@@ -155,7 +169,8 @@ class Inversion:
 
     Attributes:
         planes: (B, 2 or 3, H, W) chroma or colours in 8-bit units.
-        feature_loss_before, feature_loss_after: (B,) feature term of the input and of the result, unscaled.
+        feature_loss_before, feature_loss_after: (B,) feature term of the input and of the result, over
+            ``FEATURE_SCALE``.
         iterations: (B,) L-BFGS steps taken.
     """
 
@@ -214,13 +229,14 @@ def invert_chroma(
     tv_weight: float,
     iterations: int,
     initial: Tensor | None = None,
+    scales: Sequence[float] = (),
 ) -> Inversion:
     """Find the chroma planes whose picture has the target features, its luma (B, 1, H, W) locked.
 
     Total variation is taken on the difference to ``start`` (B, 2, H, W), which is also where the search begins unless
     ``initial`` says otherwise; the others are as for ``PictureObjective``.
     """
-    objective = PictureObjective(network, targets, start, tv_weight=tv_weight, luma=luma)
+    objective = PictureObjective(network, targets, start, tv_weight=tv_weight, luma=luma, scales=scales)
     bounds = (-CHROMA_BOUND, CHROMA_BOUND)
     initial = start if initial is None else initial
     return invert(objective, initial, before=torch.zeros_like(start), bounds=bounds, iterations=iterations)

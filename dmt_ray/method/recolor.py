@@ -15,13 +15,13 @@ from dmt_ray.config import ColorizeConfig, Resolution
 from dmt_ray.method import color
 from dmt_ray.method.displacement import Displacement, Edit, Figures, steps_of_path
 from dmt_ray.method.inversion import Inversion, invert_chroma
+from dmt_ray.method.likeness import LikenessMeter
 from dmt_ray.method.local import LocalExemplars
 from dmt_ray.method.manifold import Manifold, ManifoldBuilder, as_tensor
-from dmt_ray.method.metrics import psnr, ssim
 from dmt_ray.method.pictures import BATCH, features, resize, to_pixels, to_tensor
 from dmt_ray.method.selection import Subject
 from dmt_ray.method.traversal import traverse_to_strengths
-from dmt_ray.method.vgg import VGG
+from dmt_ray.method.vgg import VGG, tap_scales
 
 #: A picture whose mean chroma norm is below this, in 8-bit units, is grey: rounding and JPEG leave no more than that.
 GREY_CHROMA = 2.0
@@ -89,10 +89,19 @@ class Recolorer:
         network: the VGG with the taps of ``config``.
         exemplars: what ``build_exemplars`` returned, possibly as read-only views of shared memory.
         config: the run's settings.
+        lpips: what ``LikenessMeter`` takes.
     """
 
-    def __init__(self, network: VGG, exemplars: Mapping[str, np.ndarray], config: ColorizeConfig) -> None:
+    def __init__(
+        self,
+        network: VGG,
+        exemplars: Mapping[str, np.ndarray],
+        config: ColorizeConfig,
+        lpips: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self.network = network
+        self.likeness = LikenessMeter(lpips, network.device)
+        self.scales = tap_scales(exemplars, network.taps)
         self.config = config
         self.strengths, self.rows = steps_of_path(config.traversal.strength, config.output.save_path)
         self.local: LocalExemplars | None = None
@@ -185,9 +194,10 @@ class Recolorer:
                 initial=None if before is None else before[0] + start - before[1],
                 tv_weight=settings.tv_weight,
                 iterations=settings.iterations,
+                scales=self.scales,
             )
             before = found.planes, start
-            for b, edit in enumerate(_edits(plane, found, [one.steps[step] for one in displacements])):
+            for b, edit in enumerate(self._edits(plane, found, [one.steps[step] for one in displacements])):
                 if self.config.output.save_path:
                     frames[b].append(edit.picture)
                 if step in self.rows:
@@ -233,22 +243,19 @@ class Recolorer:
         planes = torch.einsum("bm,mchw->bchw", weights, self.chroma.float())
         return planes.clamp(-color.CHROMA_BOUND, color.CHROMA_BOUND)
 
-
-def _edits(luma: Tensor, found: Inversion, figures: Sequence[Figures]) -> list[Edit]:
-    picture = color.to_rgb(luma, found.planes).clamp(0, 255)
-    grey = luma.expand_as(picture)
-    nearness, likeness = psnr(picture, grey), ssim(picture, grey)
-    planes = found.planes.cpu().numpy()
-    return [
-        Edit(
-            figures[b],
-            planes[b],
-            to_pixels(picture[b]),
-            float(found.feature_loss_before[b]),
-            float(found.feature_loss_after[b]),
-            int(found.iterations[b]),
-            float(nearness[b]),
-            float(likeness[b]),
-        )
-        for b in range(len(planes))
-    ]
+    def _edits(self, luma: Tensor, found: Inversion, figures: Sequence[Figures]) -> list[Edit]:
+        picture = color.to_rgb(luma, found.planes).clamp(0, 255)
+        likeness = self.likeness(picture, luma.expand_as(picture))
+        planes = found.planes.cpu().numpy()
+        return [
+            Edit(
+                figures=figures[b],
+                planes=planes[b],
+                picture=to_pixels(picture[b]),
+                feature_loss_before=float(found.feature_loss_before[b]),
+                feature_loss_after=float(found.feature_loss_after[b]),
+                iterations=int(found.iterations[b]),
+                likeness=likeness[b],
+            )
+            for b in range(len(planes))
+        ]

@@ -46,4 +46,5 @@ class SpectralPreconditioner:
         result = torch.fft.irfft2(spectrum, s=(height, width))
         if self._colour is not None:
             result = torch.einsum("ij,bjhw->bihw", self._colour.to(planes.dtype), result)
-        return result.flatten(1)
+        flat: Tensor = result.flatten(1)
+        return flat

@@ -17,12 +17,12 @@ from dmt_ray.method.cells import CellManifold
 from dmt_ray.method.displacement import Displacement, Edit, Figures, steps_of_path
 from dmt_ray.method.interpolation import beta_to_alpha, interpolate
 from dmt_ray.method.inversion import Inversion, PictureObjective, invert
+from dmt_ray.method.likeness import LikenessMeter
 from dmt_ray.method.manifold import Allocate, Manifold, ManifoldBuilder
-from dmt_ray.method.metrics import psnr, ssim
 from dmt_ray.method.pictures import BATCH, carry, match_color, resize, to_pixels, to_tensor
 from dmt_ray.method.selection import Selector, Subject, describe_subjects, spread, sub_gram
 from dmt_ray.method.traversal import ROUGH, Traversal, traverse, traverse_to_strengths
-from dmt_ray.method.vgg import VGG
+from dmt_ray.method.vgg import VGG, tap_scales
 from dmt_ray.method.witness import BorderedGram
 
 #: The layers of the papers' layer regulariser.
@@ -91,10 +91,19 @@ class Transformer:
         network: the VGG with the taps of ``config``, and ``HELD_TAPS`` too where they are held.
         exemplars: what ``build_manifold`` returned, possibly as read-only views of shared memory or of files.
         config: the run's settings.
+        lpips: what ``LikenessMeter`` takes.
     """
 
-    def __init__(self, network: VGG, exemplars: Mapping[str, np.ndarray], config: TransformConfig) -> None:
+    def __init__(
+        self,
+        network: VGG,
+        exemplars: Mapping[str, np.ndarray],
+        config: TransformConfig,
+        lpips: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self.network = network
+        self.likeness = LikenessMeter(lpips, network.device)
+        self.scales = tap_scales(exemplars, network.taps)
         self.config = config
         self.manifold = Manifold(exemplars, len(network.taps), network.device)
         self.cells: CellManifold | None = None
@@ -288,7 +297,9 @@ class Transformer:
                 )
             ]
 
-    def _invert(self, targets: list[Tensor], images: Tensor, mask: Tensor | None, initial: Tensor, *, far: bool) -> Inversion:
+    def _invert(
+        self, targets: list[Tensor], images: Tensor, mask: Tensor | None, initial: Tensor, *, far: bool
+    ) -> Inversion:
         settings = self.config.inversion
         objective = PictureObjective(
             self.network,
@@ -299,10 +310,9 @@ class Transformer:
             mask=mask,
             held=HELD_TAPS,
             held_weight=settings.held_weight,
+            scales=self.scales,
         )
-        return invert(
-            objective, initial, before=images, bounds=(0.0, 255.0), iterations=settings.iterations, far=far
-        )
+        return invert(objective, initial, before=images, bounds=(0.0, 255.0), iterations=settings.iterations, far=far)
 
     def _edits(
         self, images: Tensor, found: Inversion, mask: Tensor | None, figures: Sequence[Figures]
@@ -312,7 +322,7 @@ class Transformer:
             results = match_color(results, images, mask).clamp(0, 255)
         if mask is not None:
             results = images + mask * (results - images)
-        nearness, likeness = psnr(results, images), ssim(results, images)
+        likeness = self.likeness(results, images)
         differences = (results - images).cpu().numpy()
         for b in range(len(images)):
             yield Edit(
@@ -322,8 +332,7 @@ class Transformer:
                 feature_loss_before=float(found.feature_loss_before[b]),
                 feature_loss_after=float(found.feature_loss_after[b]),
                 iterations=int(found.iterations[b]),
-                psnr_to_input=float(nearness[b]),
-                ssim_to_input=float(likeness[b]),
+                likeness=likeness[b],
             )
 
     def _masks(self, masks: Sequence[np.ndarray | None], images: Tensor) -> Tensor | None:

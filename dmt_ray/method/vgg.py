@@ -151,6 +151,19 @@ class ActivationMeans:
         return {f"activation_{tap}": (total / self._count).float().numpy() for tap, total in self._sums.items()}
 
 
+def tap_scales(means: Mapping[str, np.ndarray], taps: Sequence[str]) -> list[float]:
+    """Return what brings squared differences of ``normalised`` maps back to the order of the network's own.
+
+    That keeps the meaning of a weight of total variation, whatever the filters' scale.
+
+    Parameters:
+        means: has ``activation_<layer>`` (C,) of those layers that were rescaled; others have scale 1.
+        taps: the layers.
+    """
+    names = [f"activation_{tap}" for tap in taps]
+    return [float(np.square(means[name]).mean()) if name in means else 1.0 for name in names]
+
+
 def normalised(
     arrays: Mapping[str, np.ndarray], backbone: str, means: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:

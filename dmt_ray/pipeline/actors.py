@@ -54,6 +54,7 @@ class Shared:
 
     arrays: ray.ObjectRef[dict[str, Any]]
     exemplars: ray.ObjectRef[dict[str, Any]]
+    lpips: ray.ObjectRef[dict[str, Any] | None]
     config: JobConfig
     weights_label: str
     fingerprint: str
@@ -95,7 +96,7 @@ class ShardActor:
         self.gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
         self.shared = shared
         self.worker = f"{ray.util.get_node_ip_address()}:{os.getpid()}" + "".join(f" gpu {gpu}" for gpu in self.gpus)
-        arrays, exemplars = ray.get([shared.arrays, shared.exemplars])
+        arrays, exemplars, lpips = ray.get([shared.arrays, shared.exemplars, shared.lpips])
         self.bench = Workbench(
             arrays,
             exemplars,
@@ -103,6 +104,7 @@ class ShardActor:
             device=pick_device(self.gpus, torch.cuda.is_available()),
             weights_label=shared.weights_label,
             worker=self.worker,
+            lpips=lpips,
         )
 
     @functools.cached_property

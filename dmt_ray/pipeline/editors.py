@@ -50,12 +50,24 @@ def make_network(arrays: Mapping[str, Array], config: JobConfig, device: str, al
 
 
 def make_editor(
-    arrays: Mapping[str, Array], exemplars: Mapping[str, Array], config: JobConfig, device: str
+    arrays: Mapping[str, Array],
+    exemplars: Mapping[str, Array],
+    config: JobConfig,
+    device: str,
+    lpips: Mapping[str, Array] | None = None,
 ) -> Editor:
-    """Build the job's editor on a device, of weights by torchvision name and what was learned of the exemplars."""
+    """Build the job's editor on a device.
+
+    Parameters:
+        arrays: weights by torchvision name.
+        exemplars: what was learned of the exemplars.
+        config: the run's options.
+        device: torch device.
+        lpips: what LPIPS to the input is measured with; None leaves it out.
+    """
     if config.model.normalise:
         arrays = normalised(arrays, config.model.backbone, exemplars)
     if isinstance(config, ColorizeConfig):
-        return Recolorer(make_network(arrays, config, device), exemplars, config)
+        return Recolorer(make_network(arrays, config, device), exemplars, config, lpips)
     held = HELD_TAPS if config.inversion.held_weight > 0 else ()
-    return Transformer(make_network(arrays, config, device, held), exemplars, config)
+    return Transformer(make_network(arrays, config, device, held), exemplars, config, lpips)

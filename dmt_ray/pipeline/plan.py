@@ -29,7 +29,7 @@ from dmt_ray.pipeline.plan_file import PLAN_FILE, Plan, extend_plan, load_plan, 
 from dmt_ray.pipeline.shard_file import Expected, committed
 from dmt_ray.storage import files
 from dmt_ray.storage.inputs import InputItem, open_listing
-from dmt_ray.storage.weights import Weights, resolve_weights
+from dmt_ray.storage.weights import Weights, load_lpips, resolve_weights
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,8 @@ class PreparedRun:
     """Shards without a sound file, and those to be retried."""
     exemplars: ExemplarSets
     weights: Weights
+    lpips: Weights | None
+    """For LPIPS to the input; None leaves it out."""
     fresh: bool
     """The plan and run.json have to be written first."""
     extended: bool = False
@@ -132,6 +134,7 @@ def prepare_run(config: JobConfig) -> PreparedRun:
         todo=shards,
         exemplars=exemplars,
         weights=weights,
+        lpips=load_lpips() if config.output.lpips else None,
         fresh=not resuming,
         extended=before is not None and shards is not before,
         replace=record is not None and mode == "overwrite",

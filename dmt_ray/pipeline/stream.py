@@ -51,8 +51,9 @@ def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, list[str]]:
         if isinstance(error.cause, DmtError):
             raise SettingsError(str(error.cause)) from error
         raise
+    lpips = ray.put(None if run.lpips is None else run.lpips.arrays)
     shared = Shared(
-        arrays, exemplars, config, run.weights_label, run.fingerprint, frozenset(run.retry), foreman.remote()
+        arrays, exemplars, lpips, config, run.weights_label, run.fingerprint, frozenset(run.retry), foreman.remote()
     )
     return shared, pools, left_out
 

@@ -61,6 +61,7 @@ class Workbench:
         device: torch device, such as ``cuda:0``.
         weights_label: goes into every row.
         worker: names this process in every row.
+        lpips: what LPIPS to the input is measured with; None leaves it null.
     """
 
     def __init__(
@@ -72,9 +73,10 @@ class Workbench:
         device: str,
         weights_label: str,
         worker: str,
+        lpips: Mapping[str, Array] | None = None,
     ) -> None:
         self.device = device
-        self.editor = make_editor(arrays, exemplars, config, device)
+        self.editor = make_editor(arrays, exemplars, config, device, lpips)
         self.config = config
         self.weights_label = weights_label
         self.worker = worker
@@ -202,9 +204,9 @@ class Workbench:
             "feature_loss_before": edit.feature_loss_before,
             "feature_loss_after": edit.feature_loss_after,
             "iterations": edit.iterations,
-            "psnr_to_input": edit.psnr_to_input,
-            "ssim_to_input": edit.ssim_to_input,
-            "lpips_to_input": edit.lpips_to_input,
+            "psnr_to_input": edit.likeness.psnr,
+            "ssim_to_input": edit.likeness.ssim,
+            "lpips_to_input": edit.likeness.lpips,
             "path": encode_animation(edit.frames, output.path_format) if edit.frames else None,
         }
 

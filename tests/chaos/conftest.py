@@ -90,7 +90,8 @@ def command_line(options: dict[str, Any], out: Path, *more: object) -> list[str]
     """The command that runs the job as a process of its own."""
     named = {name.replace("_", "-"): value for name, value in options.items()}
     parts = [part for name, value in named.items() for part in (f"--{name}", value)]
-    return [*map(str, [sys.executable, "-m", "dmt_ray.cli", "colorize", *parts, "--output", out, *more])]
+    words = [sys.executable, "-m", "dmt_ray.cli", "colorize", *parts, "--no-lpips", "--output", out, *more]
+    return [str(word) for word in words]
 
 
 def attached() -> dict[str, str]:

@@ -2,10 +2,22 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from skimage.data import astronaut
 
 from dmt_ray.method import color, lbfgs
-from dmt_ray.method.inversion import FEATURE_SCALE, FeatureLoss, PictureObjective, TotalVariation, invert_chroma
+from dmt_ray.method.inversion import (
+    FEATURE_SCALE,
+    FeatureLoss,
+    PictureObjective,
+    TotalVariation,
+    invert,
+    invert_chroma,
+)
+from dmt_ray.method.metrics import psnr
+from dmt_ray.method.pictures import resize
+from dmt_ray.method.spectrum import SpectralPreconditioner
 from dmt_ray.method.vgg import VGG
+from dmt_ray.storage.weights import resolve_weights
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +116,71 @@ def test_no_iterations_return_the_start(
     found = invert_chroma(network, luma, targets, start + 7, tv_weight=5, iterations=0)
     assert torch.equal(found.planes, start + 7)
     assert (found.iterations == 0).all()
+
+
+def test_the_preconditioner_is_a_symmetric_positive_operator_that_favours_coarse_structure() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(2, 3 * 16 * 12, generator=generator) for _ in range(2))
+    for power, colour in ((0.5, False), (1.0, True)):
+        operator = SpectralPreconditioner((3, 16, 12), power, colour=colour, device=torch.device("cpu"))
+        torch.testing.assert_close((a * operator(b)).sum(1), (operator(a) * b).sum(1), rtol=1e-4, atol=1e-3)
+        assert ((a * operator(a)).sum(1) > 0).all()
+    flat = torch.ones(1, 3, 16, 12)
+    checks = flat * ((torch.arange(16)[:, None] + torch.arange(12)) % 2 * 2 - 1)
+    operator = SpectralPreconditioner((3, 16, 12), 1.0, colour=False, device=torch.device("cpu"))
+    gains = [float(operator(planes.flatten(1)).norm() / planes.norm()) for planes in (flat, checks)]
+    # 1/f^2 of the lowest frequency, 1/16, against that of the highest, sqrt(1/2).
+    assert gains[0] / gains[1] == pytest.approx(16**2 / 2, rel=1e-3)
+    identity = SpectralPreconditioner((3, 16, 12), 0.0, colour=False, device=torch.device("cpu"))
+    torch.testing.assert_close(identity(a), a)
+
+
+def test_preconditioned_steps_go_further(network: VGG, pictures: np.ndarray) -> None:
+    """Ten steps of ``invert`` leave less of the objective than ten plain ones, and twice as many."""
+    images = torch.tensor(pictures[:2]).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        targets = [tap.flip(0) for tap in network(images / 255)]
+    objective = PictureObjective(network, targets, images, tv_weight=3)
+    rows, first_step = torch.arange(2), images[0].numel() ** 0.5
+    found = invert(objective, images, before=images, bounds=(0.0, 255.0), iterations=10)
+    ours = objective(found.planes.flatten(1), rows)[0]
+    for steps in (10, 20):
+        plain = lbfgs.minimise(
+            objective,
+            images.flatten(1),
+            iterations=steps,
+            lower=0.0,
+            upper=255.0,
+            first_step=first_step,
+        )
+        assert (ours < plain.value).all(), steps
+
+
+def test_own_features_give_the_picture_back(network: VGG, pictures: np.ndarray) -> None:
+    """From the picture itself nothing moves; from one with its colours turned down, they come back."""
+    images = torch.tensor(pictures[:2]).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        targets = network(images / 255)
+    objective = PictureObjective(network, targets, images, tv_weight=30)
+    same = invert(objective, images, before=images, bounds=(0.0, 255.0), iterations=20)
+    assert (psnr(same.planes, images) > 99).all()
+    near = images * 0.7 + 0.3 * images.mean((1, 2, 3), keepdim=True)
+    assert (psnr(near, images) < 28).all()
+    objective = PictureObjective(network, targets, near, tv_weight=0.001)
+    found = invert(objective, near, before=images, bounds=(0.0, 255.0), iterations=100)
+    assert (psnr(found.planes, images) > 35).all()
+
+
+@pytest.mark.slow
+def test_conv3_1_alone_gives_a_photo_back_from_noise() -> None:
+    """At 96 px, through the real network, by what ``--start noise`` does."""
+    arrays = resolve_weights("vgg16", "auto").arrays
+    network = VGG(arrays, "vgg16", ("conv3_1",), precision="fp32", device=torch.device("cpu"))
+    picture = torch.from_numpy(astronaut()[:256, 100:356].copy())
+    images = resize(picture.permute(2, 0, 1).float(), 96, 96).clamp(0, 255)[None]
+    with torch.no_grad():
+        targets = network(images / 255)
+    objective = PictureObjective(network, targets, images, tv_weight=0.01, tv_on="image")
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = invert(objective, 127.5 + 8 * noise, before=images, bounds=(0.0, 255.0), iterations=400, far=True)
+    assert float(psnr(found.planes, images)) > 25

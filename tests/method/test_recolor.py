@@ -62,7 +62,7 @@ def test_colours_come_back_for_held_out_pictures(
         assert np.square(result.planes - expected).mean() < 0.5 * np.square(expected).mean()
         assert result.feature_loss_after < result.feature_loss_before
         assert 0 < result.iterations <= 8
-        assert 0 < result.ssim_to_input <= 1
+        assert 0 < result.likeness.ssim <= 1
         assert figures.displacement_norm > 0
         assert (figures.budget_weight is None) == (config.traversal.traversal == "local")
 

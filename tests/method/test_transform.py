@@ -14,6 +14,7 @@ from dmt_ray.config import (
     TransformConfig,
 )
 from dmt_ray.method.displacement import Displacement, Edit
+from dmt_ray.method.lpips import Lpips, lpips_shapes
 from dmt_ray.method.pictures import carry, match_color
 from dmt_ray.method.selection import Subject, digest
 from dmt_ray.method.transform import HELD_TAPS, Transformer, build_manifold
@@ -120,7 +121,7 @@ def test_pictures_get_what_the_other_class_has(network: VGG, move: str) -> None:
         assert lengths == sorted(lengths)
         assert found[-1].figures.witness_after < found[-1].figures.witness_before
         assert found[-1].feature_loss_after < found[-1].feature_loss_before
-        assert 0 < found[-1].ssim_to_input < 1
+        assert 0 < found[-1].likeness.ssim < 1
         for edit, asked in zip(found, transformer.config.strengths, strict=True):
             if asked is not None:
                 assert edit.figures.strength == pytest.approx(asked)
@@ -352,3 +353,18 @@ def test_total_variation_on_the_image_flattens_the_photo_and_on_the_edit_does_no
 def test_both_classes_must_have_somebody(network: VGG) -> None:
     with pytest.raises(ValueError, match="9 sources and 0 targets"):
         build_manifold(network, [labelled(SOURCES), [], []], 9, configure("dmt"))
+
+
+def test_lpips_to_the_input_is_measured_where_its_arrays_are_given(network: VGG) -> None:
+    generator = np.random.default_rng(0)
+    arrays = {name: generator.random(shape, np.float32) * 0.05 for name, shape in lpips_shapes("vgg16").items()}
+    config = configure("dfi")
+    sets = [labelled(SOURCES), labelled(TARGETS), []]
+    transformer = Transformer(network, build_manifold(network, sets, 17, config), config, arrays)
+    measure = Lpips("vgg16", arrays)
+    for picture, found in zip(INPUTS, edits(transformer, INPUTS), strict=True):
+        before = torch.from_numpy(transformer.working(picture))[None] / 255
+        for edit in found:
+            after = before + torch.from_numpy(edit.planes)[None] / 255
+            assert edit.likeness.lpips == pytest.approx(float(measure(after, before)), rel=1e-3)
+            assert edit.likeness.lpips > 0

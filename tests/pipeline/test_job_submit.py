@@ -82,7 +82,19 @@ def end_processes_of(folder):
 def test_a_submitted_job_does_the_same_and_tells_its_exit_code(cluster, photos, tmp_path):
     address, folder, env = cluster
     options = ["--input", photos / "inputs", "--reference", photos / "references", "--output", tmp_path / "out"]
-    options += ["--size", 64, "--weights", "random:0", "--iterations", 2, "--neighbors", 8, "--shard-size", 3]
+    options += [
+        "--size",
+        64,
+        "--weights",
+        "random:0",
+        "--iterations",
+        2,
+        "--neighbors",
+        8,
+        "--shard-size",
+        3,
+        "--no-lpips",
+    ]
 
     def submit(name, *more):
         command = [RAY, "job", "submit", "--address", address, "--working-dir", ROOT, "--submission-id", name]

@@ -103,7 +103,19 @@ print(json.dumps([[pools.reconstruction.actors, pools.traversal.actors],
 def test_every_model_sits_on_the_gpu_that_ray_gave_its_actor(photos, tmp_path):
     """Ray believes in two GPUs: each actor sees exactly its own, also where CUDA itself is missing."""
     options = ["--input", photos / "inputs", "--reference", photos / "references", "--output", tmp_path / "out"]
-    options += ["--size", 64, "--weights", "random:0", "--iterations", 2, "--neighbors", 8, "--shard-size", 1]
+    options += [
+        "--size",
+        64,
+        "--weights",
+        "random:0",
+        "--iterations",
+        2,
+        "--neighbors",
+        8,
+        "--shard-size",
+        1,
+        "--no-lpips",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", GPU_SCRIPT, *map(str, options)], capture_output=True, text=True, timeout=200
     )
