@@ -13,7 +13,17 @@ from typing import Annotated, Any
 import tyro
 import yaml
 
-from dmt_ray.config import Backbone, ColorizeConfig, ModelConfig, TransformConfig
+from dmt_ray.config import (
+    Backbone,
+    ColorizeConfig,
+    ComputeConfig,
+    FitConfig,
+    ModelConfig,
+    OutputConfig,
+    ReconstructConfig,
+    RunConfig,
+    TransformConfig,
+)
 from dmt_ray.errors import DmtError, SettingsError
 
 EXIT_SETTINGS = 2
@@ -43,6 +53,36 @@ class TransformCommand:
     settings: Annotated[TransformConfig, tyro.conf.arg(name="")]
     config: str | None = None
     """YAML file with the same options, one a line; the command line wins."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FitCommand:
+    """Learn a manifold of two classes of photos, and save it for `dmt-ray transform --manifold`.
+
+    Runs in this process, without Ray, on a GPU when there is one. Exit codes: 0 saved; 2 bad settings.
+    """
+
+    settings: Annotated[FitConfig, tyro.conf.arg(name="")]
+    config: str | None = None
+    """YAML file with the same options, one a line; the command line wins."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReconstructCommand:
+    """Make the pictures of displacements that a job with --traversal-only saved.
+
+    Reads the photos again from where they were; exit codes as for the job.
+    """
+
+    displacements: Annotated[str, tyro.conf.Positional]
+    """The --output of the job with --traversal-only."""
+    output: Annotated[OutputConfig, tyro.conf.arg(name="")]
+    iterations: int | None = ReconstructConfig.iterations
+    """L-BFGS iterations per step at most. Default: what that job was given."""
+    tv_weight: float | None = ReconstructConfig.tv_weight
+    """Weight of total variation. Default: what that job was given."""
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RunConfig)
+    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ComputeConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +132,10 @@ class CompactCommand:
             raise SettingsError(f"--file-size is {self.file_size}; it must be at least 1.")
 
 
-JobCommand = type[ColorizeCommand] | type[TransformCommand]
+JobCommand = type[ColorizeCommand] | type[TransformCommand] | type[FitCommand]
 
-#: Commands that run a job; all of them take ``--config``.
-JOBS: dict[str, JobCommand] = {"colorize": ColorizeCommand, "transform": TransformCommand}
+#: Commands that work on photos; all of them take ``--config``.
+JOBS: dict[str, JobCommand] = {"colorize": ColorizeCommand, "transform": TransformCommand, "fit": FitCommand}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,6 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands: dict[str, typing.Callable[..., Any]] = {
         "colorize": ColorizeCommand,
         "transform": TransformCommand,
+        "fit": FitCommand,
+        "reconstruct": ReconstructCommand,
         "weights": WeightsCommand,
         "verify": VerifyCommand,
         "compact": CompactCommand,
@@ -144,11 +186,12 @@ def _dispatch(commands: dict[str, typing.Callable[..., Any]], argv: list[str], p
         WeightsCommand: _weights,
         VerifyCommand: _verify,
         CompactCommand: _compact,
+        ReconstructCommand: _reconstruct,
     }
     return handlers[type(command)](command)
 
 
-def parse_job(command: JobCommand, argv: Sequence[str], prog: str | None = None) -> ColorizeConfig | TransformConfig:
+def parse_job(command: JobCommand, argv: Sequence[str], prog: str | None = None) -> typing.Any:
     """Turn a job's command line, and the YAML file that it may name, into a checked config.
 
     Raises:
@@ -163,9 +206,22 @@ def parse_job(command: JobCommand, argv: Sequence[str], prog: str | None = None)
 
 def _job(command: JobCommand, argv: list[str], prog: str | None) -> int:
     config = parse_job(command, argv, prog)
+    if isinstance(config, FitConfig):
+        from dmt_ray.pipeline.manifolds import fit
+
+        fit(config, say=print)
+        return 0
     from dmt_ray.pipeline.run import run_job
 
     return run_job(config, say=print)
+
+
+def _reconstruct(command: ReconstructCommand) -> int:
+    from dmt_ray.pipeline.displacements import reconstruct_config
+    from dmt_ray.pipeline.run import run_job
+
+    values = {field.name: getattr(command, field.name) for field in dataclasses.fields(ReconstructConfig)}
+    return run_job(reconstruct_config(ReconstructConfig(**values)), say=print)
 
 
 def _weights(command: WeightsCommand) -> int:

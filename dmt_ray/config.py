@@ -70,6 +70,8 @@ class InputConfig:
     """Seed for every random choice."""
     max_pixels: int = 200_000_000
     """An image with more pixels (width x height) than this becomes an error row."""
+    displacements: str | None = None
+    """Output of a run with --traversal-only whose displacements to use; `dmt-ray reconstruct` says so itself."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -200,6 +202,8 @@ class OutputConfig:
     """Keep so many steps from the input to the result, each with an inversion of its own, as an animation."""
     path_format: PathFormat = "webp"
     """Encoding of the path column."""
+    traversal_only: bool = False
+    """Save each image's displacement instead of a picture, for `dmt-ray reconstruct` to finish elsewhere."""
     lpips: bool = True
     """Measure LPIPS to the input; needs the published heads, which `dmt-ray weights` fetches."""
 
@@ -210,6 +214,7 @@ class OutputConfig:
         _require_choice("path_format", self.path_format, PathFormat)
         _require(0 <= self.save_path <= 100, "save_path", self.save_path, "between 0 and 100")
         _require(bool(self.output.strip()), "output", self.output, "a folder or URI")
+        _require(not (self.traversal_only and self.save_path), "save_path", self.save_path, "0 with --traversal-only")
         _require(self.shard_size >= 1, "shard_size", self.shard_size, "at least 1")
         _require(1 <= self.image_quality <= 100, "image_quality", self.image_quality, "between 1 and 100")
 
@@ -471,3 +476,57 @@ class TransformConfig:
         """The strength of each step, and so of each row of an image; None where something else decides it."""
         stepless = self.traversal.budget_weight or self.traversal.beta
         return (None,) * len(stepless) if stepless else self.traversal.strength
+
+
+@dataclass(frozen=True)
+class ReconstructConfig:
+    """Make the pictures of displacements that a run with --traversal-only saved."""
+
+    displacements: str
+    """The --output of that run; its manifold lies beside its shards."""
+    output: OutputConfig
+    iterations: int | None = None
+    """L-BFGS iterations per step at most. Default: what that run was given."""
+    tv_weight: float | None = None
+    """Weight of total variation. Default: what that run was given."""
+    run: RunConfig = field(default_factory=RunConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    def __post_init__(self) -> None:
+        """Check what is asked for."""
+        _require(not self.output.traversal_only, "traversal_only", True, "left out: the traversal is done")
+        path = self.output.save_path
+        _require(path == 0, "save_path", path, "0: the steps on the way were not saved")
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Learn a manifold of two classes of photos and save it for any number of runs."""
+
+    output: str
+    """Folder or URI for manifold.json and the arrays."""
+    exemplars: ExemplarConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    traversal: TraversalKind = "global"
+    """What the manifold is for: global moves whole images, local each spatial cell."""
+    standardise: Standardise = "channel"
+    """One mean and deviation per channel, or per unit (with a floor) as in the paper, or none."""
+    seed: int = 0
+    """Seed for the draw of --exemplar-limit."""
+    max_pixels: int = 200_000_000
+    """An exemplar with more pixels (width x height) than this is left out."""
+
+    def __post_init__(self) -> None:
+        """Check what is asked for."""
+        _require(bool(self.output.strip()), "output", self.output, "a folder or URI")
+        _require(self.exemplars.manifold is None, "manifold", self.exemplars.manifold, "left out: this makes one")
+
+    def as_transform(self) -> TransformConfig:
+        """Return the options that a job would learn the same manifold with."""
+        return TransformConfig(
+            InputConfig(self.output, seed=self.seed, max_pixels=self.max_pixels),
+            OutputConfig(self.output),
+            self.exemplars,
+            self.model,
+            MoveConfig(traversal=self.traversal, standardise=self.standardise),
+        )

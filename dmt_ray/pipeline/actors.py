@@ -17,6 +17,7 @@ import torch
 
 from dmt_ray.pipeline.carry import Carrier
 from dmt_ray.pipeline.commit import commit_shard
+from dmt_ray.pipeline.displacements import Saved, saved_displacements
 from dmt_ray.pipeline.editors import JobConfig
 from dmt_ray.pipeline.exemplars import ExemplarSets, learn_exemplars
 from dmt_ray.pipeline.last_words import Witness, leave_last_words, watched
@@ -117,6 +118,11 @@ class ShardActor:
         """Adds the input's own columns."""
         return Carrier(self.plan.carried)
 
+    def saved(self, shard: int) -> dict[str, Saved] | None:
+        """Return what an earlier run of traversals made of a shard's images; None when this run moves them."""
+        place = self.shared.config.inputs.displacements
+        return None if place is None else saved_displacements(place, shard)
+
     def begin(self, stage: str, shard: int) -> int:
         """Ask to begin a stage of a shard; return the number of this try, or 0: no. Without an answer it is 1."""
         try:
@@ -140,7 +146,7 @@ class TraversalActor(ShardActor):
         if not attempts:
             return None
         with watched(self.shared.config.run.shard_timeout), leaving_a_lost_device():
-            table = self.bench.traverse(items_todo(self.shared, self.plan.file.shard(number)))
+            table = self.bench.traverse(items_todo(self.shared, self.plan.file.shard(number)), self.saved(number))
         return {"shard": number, "payload": to_ipc(table), "attempts": attempts}
 
 
@@ -176,10 +182,10 @@ class IsolationActor(ShardActor):
         """Tell that the model is loaded: a death from here on has to do with an image, and leaves a trace."""
         return leave_last_words()
 
-    def edit(self, item: InputItem, attempts: int) -> bytes:
-        """Return the image's rows as an Arrow IPC stream."""
+    def edit(self, shard: int, item: InputItem, attempts: int) -> bytes:
+        """Return the rows of an image of a shard as an Arrow IPC stream."""
         with watched(self.shared.config.run.shard_timeout), leaving_a_lost_device():
-            return to_ipc(self.bench.reconstruct(self.bench.traverse([item]), attempts))
+            return to_ipc(self.bench.reconstruct(self.bench.traverse([item], self.saved(shard)), attempts))
 
 
 def make_exemplars(

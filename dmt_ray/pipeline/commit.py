@@ -35,6 +35,7 @@ ROW_SCHEMA = pa.schema(
         ("width", pa.int32()),  # of the image column, in pixels
         ("height", pa.int32()),
         ("path", pa.large_binary()),  # an animation of the way from the input to the image
+        ("displacement", pa.large_binary()),  # of all the image's steps, in the row of the first one
         ("budget_weight", pa.float64()),
         ("rbf_variance", pa.float64()),
         ("displacement_norm", pa.float64()),

@@ -24,6 +24,9 @@ JobConfig = ColorizeConfig | TransformConfig
 class Editor(Protocol):
     """Moves pictures and brings them back; holds the network and the exemplars."""
 
+    rows: frozenset[int]
+    """Which steps of a displacement were asked for; the others are on the way to them."""
+
     def working(self, rgb: Array) -> Array:
         """Return what the other calls take of a decoded picture (H, W, 3) uint8, at working size."""
         ...

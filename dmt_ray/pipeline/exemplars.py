@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,8 +21,10 @@ from dmt_ray.method.transform import build_manifold
 from dmt_ray.method.vgg import ActivationMeans, normalised
 from dmt_ray.pipeline.editors import Array, JobConfig, make_network
 from dmt_ray.storage import exemplars as tables
+from dmt_ray.storage import files
 from dmt_ray.storage.images import decode_image
 from dmt_ray.storage.inputs import InputItem, ItemReader, list_inputs
+from dmt_ray.storage.manifolds import open_arrays
 from dmt_ray.storage.reading import SharedReader
 
 #: The items of each set of exemplars, by the option that names it.
@@ -41,12 +44,31 @@ def exemplar_places(config: JobConfig) -> dict[str, str]:
     return {option: place for option, place in places.items() if place is not None}
 
 
+#: Where a run with ``--traversal-only`` keeps its manifold, beside its shards.
+MANIFOLD_FOLDER = "manifold"
+
+
+def saved_manifold(config: JobConfig) -> str | None:
+    """Return where the run's manifold is already made: what ``fit`` saved, or what a run of traversals kept."""
+    if isinstance(config, TransformConfig) and config.exemplars.manifold is not None:
+        return config.exemplars.manifold
+    displacements = config.inputs.displacements
+    return None if displacements is None else files.join(displacements, MANIFOLD_FOLDER)
+
+
+def listing_checksum(items: Sequence[InputItem]) -> str:
+    """Return the SHA-256 of a listing's ids."""
+    return hashlib.sha256("\n".join(item.id for item in items).encode()).hexdigest()
+
+
 def list_exemplars(config: JobConfig) -> ExemplarSets:
     """List the exemplars of each set; none where they come as a saved manifold.
 
     Raises:
         SettingsError: a set is empty or cannot be listed; names the option.
     """
+    if saved_manifold(config) is not None:
+        return {}
     if isinstance(config, ColorizeConfig):
         return {"reference": _list_references(config)}
     settings = config.exemplars
@@ -81,13 +103,17 @@ def check_exemplars(config: JobConfig, sets: ExemplarSets) -> None:
 def learn_exemplars(
     arrays: Mapping[str, Array], sets: ExemplarSets, config: JobConfig, device: str
 ) -> tuple[dict[str, Array], list[str]]:
-    """Read the exemplars and make what all actors share.
+    """Read the exemplars and make what all actors share, or open it where it is saved.
 
     Returns the arrays, and one sentence for each exemplar that had to be left out.
 
     Raises:
         SettingsError: none of a set can be used.
+        StorageError: the saved manifold is missing or damaged.
     """
+    place = saved_manifold(config)
+    if place is not None:
+        return open_arrays(place)[1], []
     means: dict[str, Array] = {}
     if config.model.normalise:
         means = _activations(arrays, sets, config, device)

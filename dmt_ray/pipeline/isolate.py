@@ -108,7 +108,7 @@ def _one_by_one(
             job = waiting.popleft()
             job.tries += 1
             actor, witness = pool.take()
-            running[actor.edit.remote(job.item, before + job.tries)] = (actor, witness, job)
+            running[actor.edit.remote(shard, job.item, before + job.tries)] = (actor, witness, job)
         if not running:
             return None
         (ready,), _ = ray.wait(list(running), num_returns=1)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Any
@@ -24,11 +24,21 @@ from dmt_ray.errors import SettingsError
 from dmt_ray.pipeline.carry import carried_schema
 from dmt_ray.pipeline.commit import committed_shards, shard_name, shard_uri
 from dmt_ray.pipeline.editors import JobConfig
-from dmt_ray.pipeline.exemplars import ExemplarSets, check_exemplars, exemplar_places, list_exemplars
+from dmt_ray.pipeline.exemplars import (
+    MANIFOLD_FOLDER,
+    ExemplarSets,
+    check_exemplars,
+    exemplar_places,
+    list_exemplars,
+    listing_checksum,
+    saved_manifold,
+)
+from dmt_ray.pipeline.manifolds import check_weights, record_checksum, take_on
 from dmt_ray.pipeline.plan_file import PLAN_FILE, Plan, extend_plan, load_plan, make_plan, plan_bytes
 from dmt_ray.pipeline.shard_file import Expected, committed
 from dmt_ray.storage import files
-from dmt_ray.storage.inputs import InputItem, open_listing
+from dmt_ray.storage.inputs import open_listing
+from dmt_ray.storage.manifolds import delete_arrays
 from dmt_ray.storage.weights import Weights, load_lpips, resolve_weights
 
 logger = logging.getLogger(__name__)
@@ -58,6 +68,8 @@ class PreparedRun:
     weights: Weights
     lpips: Weights | None
     """For LPIPS to the input; None leaves it out."""
+    manifold: Mapping[str, Any] | None
+    """The record of the saved manifold that the run uses; None where it learns from exemplars."""
     fresh: bool
     """The plan and run.json have to be written first."""
     extended: bool = False
@@ -76,7 +88,7 @@ class PreparedRun:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Of everything that decides a result; see ``deciding_settings``."""
-        return fingerprint(deciding_settings(self.config, self.weights, self.exemplars))
+        return fingerprint(deciding_settings(self.config, self.weights, self.exemplars, self.manifold))
 
     @property
     def expected(self) -> Expected:
@@ -99,7 +111,7 @@ def prepare_run(config: JobConfig) -> PreparedRun:
         StorageError: a place cannot be reached.
     """
     _refuse_passwords(config)
-    config = _with_absolute_places(config)
+    config, manifold = take_on(_with_absolute_places(config))
     output, mode = config.output.output, config.run.mode
     names = files.list_names(output)
     record = _existing_record(output, names, mode)
@@ -108,6 +120,9 @@ def prepare_run(config: JobConfig) -> PreparedRun:
     inputs = config.inputs
     resuming = record is not None and mode == "resume" and PLAN_FILE in names
     shards = load_plan(output) if resuming else None
+    if inputs.displacements is not None:
+        _check_displacements(config)
+        shards = load_plan(inputs.displacements) if shards is None else shards
     before = shards
     if shards is None or config.run.extend:
         listing = open_listing(
@@ -121,8 +136,10 @@ def prepare_run(config: JobConfig) -> PreparedRun:
             shards = extend_plan(shards, listing, config.output.shard_size)
     check_exemplars(config, exemplars)
     weights = resolve_weights(config.model.backbone, config.model.weights)
+    if manifold is not None:
+        check_weights(saved_manifold(config) or "", manifold, weights)
     if record is not None and mode == "resume":
-        _check_same(output, record, deciding_settings(config, weights, exemplars))
+        _check_same(output, record, deciding_settings(config, weights, exemplars, manifold))
     if record is not None and mode == "resume" and not resuming and committed_shards(output):
         raise SettingsError(
             f"{output} has shards but no {PLAN_FILE}, so it cannot be resumed; use --mode overwrite or another "
@@ -134,7 +151,8 @@ def prepare_run(config: JobConfig) -> PreparedRun:
         todo=shards,
         exemplars=exemplars,
         weights=weights,
-        lpips=load_lpips() if config.output.lpips else None,
+        lpips=load_lpips() if config.output.lpips and not config.output.traversal_only else None,
+        manifold=manifold,
         fresh=not resuming,
         extended=before is not None and shards is not before,
         replace=record is not None and mode == "overwrite",
@@ -182,9 +200,34 @@ def delete_run(output: str) -> None:
     """
     for shard in sorted(committed_shards(output)):
         files.delete(shard_uri(output, shard))
+    delete_arrays(files.join(output, MANIFOLD_FOLDER))
     for name in (PLAN_FILE, RUN_FILE):
         if files.exists(files.join(output, name)):
             files.delete(files.join(output, name))
+
+
+def _check_displacements(config: JobConfig) -> None:
+    """Check that the run of traversals is whole and was made with the settings that this one has."""
+    place = config.inputs.displacements
+    assert place is not None
+    if config.run.extend:
+        raise SettingsError("--extend is for the run of traversals; this one does the images which that has.")
+    record = read_run(place)
+    if record["program"] != program(config) or not record["config"]["output"]["traversal_only"]:
+        raise SettingsError(f"{place} is no output of `{program(config)} --traversal-only`.")
+    now, before = _plain(asdict(config)), record["config"]
+    for section in ("model", "traversal"):
+        for name, value in now[section].items():
+            if name != "weights" and before[section].get(name) != value:
+                raise SettingsError(
+                    f"--{name.replace('_', '-')} is {value!r}, and the displacements in {place} were made with "
+                    f"{before[section].get(name)!r}."
+                )
+    plan = load_plan(place)
+    expected = Expected.of(place, plan, recorded_steps(place), recorded_fingerprint(place))
+    left = plan.without(committed(plan, expected).sound.keys())
+    if left:
+        raise SettingsError(f"{place} still lacks {len(left)} of its {len(plan)} shards; finish that run first.")
 
 
 def recorded_steps(output: str) -> int:
@@ -205,13 +248,24 @@ def recorded_fingerprint(output: str) -> str:
     return str(_recorded(output, "fingerprint"))
 
 
-def _recorded(output: str, key: str) -> Any:
+def read_run(output: str) -> dict[str, Any]:
+    """Return the ``run.json`` of the run at ``output``.
+
+    Raises:
+        SettingsError: there is none, or it is not one of ours.
+    """
     uri = files.join(output, RUN_FILE)
     if not files.exists(uri):
         raise SettingsError(f"{output} has no {RUN_FILE}; is it the --output of a run?")
-    record = _read_record(uri)
+    return _read_record(uri)
+
+
+def _recorded(output: str, key: str) -> Any:
+    record = read_run(output)
     if key not in record:
-        raise SettingsError(f"{uri} is of another version of this program: it says nothing of {key!r}.")
+        raise SettingsError(
+            f"{files.join(output, RUN_FILE)} is of another version of this program: it says nothing of {key!r}."
+        )
     return record[key]
 
 
@@ -225,7 +279,9 @@ def _read_record(uri: str) -> dict[str, Any]:
     return record
 
 
-def deciding_settings(config: JobConfig, weights: Weights, exemplars: ExemplarSets) -> dict[str, Any]:
+def deciding_settings(
+    config: JobConfig, weights: Weights, exemplars: ExemplarSets, manifold: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return everything that decides a result, by option name, as JSON knows it."""
     flat: dict[str, Any] = {"job": config.job}
     for name, section in asdict(config).items():
@@ -235,7 +291,11 @@ def deciding_settings(config: JobConfig, weights: Weights, exemplars: ExemplarSe
     del flat["weights"]  # wherever they came from, their checksum decides
     flat["weights sha256"] = weights.sha256
     for option, items in exemplars.items():
-        flat[f"{option}s"] = _listing_checksum(items)
+        flat[f"{option}s"] = listing_checksum(items)
+    if manifold is not None:  # wherever it lies
+        flat["manifold"] = record_checksum(manifold)
+    if config.inputs.displacements is not None:
+        flat["displacements"] = recorded_fingerprint(config.inputs.displacements)
     return _plain(flat)
 
 
@@ -251,7 +311,7 @@ def program(config: JobConfig) -> str:
 
 def run_record(run: PreparedRun) -> dict[str, Any]:
     """Return what ``run.json`` says of a run."""
-    settings = deciding_settings(run.config, run.weights, run.exemplars)
+    settings = deciding_settings(run.config, run.weights, run.exemplars, run.manifold)
     versions = {name.replace("-", "_"): metadata.version(name) for name in _DISTRIBUTIONS}
     return {
         "program": program(run.config),
@@ -265,9 +325,11 @@ def run_record(run: PreparedRun) -> dict[str, Any]:
             "sha256": run.weights.sha256,
         },
         "exemplars": {
-            option: {"count": len(items), "sha256": _listing_checksum(items)}
+            option: {"count": len(items), "sha256": listing_checksum(items)}
             for option, items in run.exemplars.items()
-        },
+        }
+        if run.manifold is None
+        else run.manifold["sets"],
         "steps": len(run.config.strengths),
         "planned": _planned(run),
     }
@@ -310,6 +372,8 @@ def _refuse_passwords(config: JobConfig) -> None:
 def _with_absolute_places(config: JobConfig) -> JobConfig:
     """Make local places absolute: a worker's folder is not the driver's, and a resume may come from another one."""
     inputs = replace(config.inputs, input=files.absolute(config.inputs.input))
+    if inputs.displacements is not None:
+        inputs = replace(inputs, displacements=files.absolute(inputs.displacements))
     output = replace(config.output, output=files.absolute(config.output.output))
     places: dict[str, Any] = {option: files.absolute(place) for option, place in exemplar_places(config).items()}
     if isinstance(config, ColorizeConfig):
@@ -359,7 +423,3 @@ def _check_same_columns(place: str, before: pa.Schema, now: pa.Schema) -> None:
 def _same_field(before: pa.Schema, now: pa.Schema, name: str) -> bool:
     known = name in before.names and name in now.names
     return known and bool(before.field(name).type == now.field(name).type)
-
-
-def _listing_checksum(items: Sequence[InputItem]) -> str:
-    return hashlib.sha256("\n".join(item.id for item in items).encode()).hexdigest()

@@ -6,16 +6,23 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dmt_ray.errors import DmtError
 from dmt_ray.pipeline.editors import JobConfig
+from dmt_ray.pipeline.exemplars import MANIFOLD_FOLDER, saved_manifold
+from dmt_ray.pipeline.manifolds import save_manifold
 from dmt_ray.pipeline.plan import PreparedRun, prepare_run, write_run
 from dmt_ray.pipeline.progress import Progress
 from dmt_ray.pipeline.shard_file import committed
 from dmt_ray.pipeline.stopping import GraceOverError, Stopper, attended
 from dmt_ray.pipeline.verify import VerifyReport, verify_output
+from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
+from dmt_ray.storage.manifolds import RECORD_NAME
+
+if TYPE_CHECKING:
+    from dmt_ray.pipeline.actors import Shared
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +112,7 @@ def _run_shards(run: PreparedRun, totals: dict[str, float], stopper: Stopper) ->
     for line in skipped:
         logger.warning("An exemplar was left out: %s", line)
     write_run(run)
+    keep_manifold(run, shared)
     steps = len(config.strengths)
     planned = steps * run.shards.images
     began = time.monotonic()
@@ -135,12 +143,27 @@ def _run_shards(run: PreparedRun, totals: dict[str, float], stopper: Stopper) ->
     return skipped
 
 
+def keep_manifold(run: PreparedRun, shared: Shared) -> None:
+    """Save what a run of traversals alone learned beside its shards, unless it lies somewhere already."""
+    import ray
+
+    place = files.join(run.config.output.output, MANIFOLD_FOLDER)
+    if not run.config.output.traversal_only or run.manifold is not None:
+        return
+    if files.exists(files.join(place, RECORD_NAME)):
+        return
+    arrays: Any = ray.get(shared.exemplars)
+    save_manifold(place, run.config, run.weights, run.exemplars, arrays)
+
+
 def _exemplars(run: PreparedRun) -> str:
     """Name the exemplars as the job's options do."""
     return " and ".join(f"{option}s" for option in run.exemplars)
 
 
 def _counts(run: PreparedRun) -> str:
+    if run.manifold is not None:
+        return f"manifold {masked(saved_manifold(run.config) or '')}"
     return ", ".join(f"{len(items)} {option}s" for option, items in run.exemplars.items())
 
 

@@ -21,6 +21,7 @@ from dmt_ray.errors import DmtError, ImageError
 from dmt_ray.method.displacement import Displacement, Edit
 from dmt_ray.method.selection import Subject
 from dmt_ray.pipeline.commit import rows_table
+from dmt_ray.pipeline.displacements import Saved
 from dmt_ray.pipeline.editors import JobConfig, make_editor
 from dmt_ray.pipeline.exemplars import READER_THREADS, subject_of
 from dmt_ray.pipeline.masks import MaskReader, decode_mask, working_mask
@@ -84,20 +85,27 @@ class Workbench:
         self._masks = MaskReader(config, self._reader)
         self._threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="images")
 
-    def traverse(self, items: Sequence[InputItem]) -> pa.Table:
-        """Read the items and move their features; return a table of ``TRAVERSED_SCHEMA``, one row per item."""
+    def traverse(self, items: Sequence[InputItem], saved: Mapping[str, Saved] | None = None) -> pa.Table:
+        """Read the items and move their features; return a table of ``TRAVERSED_SCHEMA``, one row per item.
+
+        Parameters:
+            items: what to read.
+            saved: what an earlier traversal made of them, by id; None moves them now.
+        """
         rows: list[dict[str, Any]] = []
         for batch in _batches(items, self.config.compute.batch_size):
             loaded = list(self._threads.map(self._load, batch))
             good = [one for one in loaded if one.picture is not None]
             started = time.perf_counter()
-            moved = guarded(self._traverse_batch, good)
+            moved = guarded(self._traverse_batch, good) if saved is None else [saved[one.row["id"]] for one in good]
             seconds = (time.perf_counter() - started) / max(1, len(good))
             for one, displacement in zip(good, moved, strict=True):
                 if isinstance(displacement, Exception):
                     one.row |= _error_fields(displacement) | {"source": None}
                 else:
-                    one.row["displacement"] = displacement.to_bytes()
+                    one.row["displacement"] = (
+                        displacement if isinstance(displacement, bytes) else displacement.to_bytes()
+                    )
                 one.row["seconds_traverse"] = seconds
             rows += [one.row for one in loaded]
         return pa.Table.from_pylist(
@@ -105,7 +113,12 @@ class Workbench:
         )
 
     def reconstruct(self, traversed: pa.Table, attempts: int) -> pa.Table:
-        """Turn moved features into encoded pictures; return a table of ``ROW_SCHEMA``, one row per row."""
+        """Turn moved features into encoded pictures; return a table of ``ROW_SCHEMA``, one row per image and step.
+
+        A run of traversals alone keeps the displacements instead.
+        """
+        if self.config.output.traversal_only:
+            return rows_table(row for one in self._sources(traversed, attempts) for row in self._displaced(one))
         rows: list[dict[str, Any]] = []
         for start in range(0, traversed.num_rows, self.config.compute.batch_size):
             batch = traversed.slice(start, self.config.compute.batch_size)
@@ -131,7 +144,7 @@ class Workbench:
         pictures = np.stack([one.picture for one in batch if one.picture is not None])
         return self.editor.traverse(pictures, [one.subject for one in batch])
 
-    def _reconstruct_rows(self, batch: pa.Table, attempts: int) -> list[dict[str, Any]]:
+    def _sources(self, batch: pa.Table, attempts: int) -> list[_Source]:
         sources: list[_Source] = []
         for index, row in enumerate(batch.drop_columns(["source", "mask", "displacement"]).to_pylist()):
             row |= {
@@ -146,6 +159,22 @@ class Workbench:
                 one.mask_data = batch["mask"][index].as_py()
                 one.displacement = Displacement.from_bytes(batch["displacement"][index].as_py())
             sources.append(one)
+        return sources
+
+    def _displaced(self, one: _Source) -> list[dict[str, Any]]:
+        """Return the rows of an image whose displacement is all that is wanted."""
+        if one.displacement is None:
+            return error_rows(one.row, self.config)
+        steps = [figures for step, figures in enumerate(one.displacement.steps) if step in self.editor.rows]
+        shares = {name: one.row[name] / len(steps) for name in ("seconds_read", "seconds_traverse")}
+        kept = {"displacement": one.displacement.to_bytes()}
+        return [
+            one.row | shares | {"step": step, "status": "ok"} | asdict(figures) | ({} if step else kept)
+            for step, figures in enumerate(steps)
+        ]
+
+    def _reconstruct_rows(self, batch: pa.Table, attempts: int) -> list[dict[str, Any]]:
+        sources = self._sources(batch, attempts)
         # Only now are the pictures as large as they are: one batch of them at a time.
         decoded = [one for one in self._threads.map(self._decode, sources) if one.rgb is not None]
         started = time.perf_counter()

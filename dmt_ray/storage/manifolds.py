@@ -143,6 +143,28 @@ def open_arrays(uri: str, *, verify: bool = True) -> tuple[dict[str, Any], dict[
     return record, arrays
 
 
+def open_record(uri: str) -> dict[str, Any]:
+    """Return the record alone, without a look at the arrays.
+
+    Raises:
+        StorageError: as for ``open_arrays``.
+    """
+    return _read_record(uri)[0]
+
+
+def delete_arrays(uri: str) -> None:
+    """Delete what ``save_arrays`` saved there, the record first; nothing else, and nothing where there is nothing.
+
+    Raises:
+        StorageError: the record cannot be read or deleted.
+    """
+    if not files.exists(files.join(uri, RECORD_NAME)):
+        return
+    names = [entry.file for entry in _read_record(uri)[1].values()]
+    files.delete(files.join(uri, RECORD_NAME))
+    _delete(uri, names)
+
+
 # Writing.
 
 
