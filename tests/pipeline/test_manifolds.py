@@ -76,7 +76,7 @@ def test_options_that_contradict_the_manifold_are_refused(photos, manifold, tmp_
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["transform", "colorize"])
+@pytest.mark.parametrize("name", ["transform", pytest.param("colorize", marks=pytest.mark.slow)])
 def test_pictures_of_saved_displacements_are_those_of_one_run(
     local_ray, photos, exemplars, manifold, name, tmp_path, capsys
 ):
