@@ -59,17 +59,19 @@ class InputConfig:
     """What to read. Every place is a local path, a glob, or a URI that fsspec knows (s3://, gs://, ...)."""
 
     input: str
-    """Photos to work on: a folder, a glob, one file, or a Parquet file or folder."""
+    """Photos to work on: a file, folder or glob of images, Parquet, CSV or tar archives, or a list file (.txt)."""
     image_column: str | None = None
-    """Parquet: the column with encoded image bytes. Default: found by type and name."""
+    """Parquet: the column with encoded image bytes; tar: the images' ending. Default: found by type and name."""
     uri_column: str | None = None
-    """Parquet: the column with image URIs, instead of bytes. Default: found by name."""
+    """Parquet and CSV: the column with image URIs. Default: found by name."""
     limit: int | None = None
     """Take only the first so many inputs."""
     seed: int = 0
     """Seed for every random choice."""
     max_pixels: int = 200_000_000
     """An image with more pixels (width x height) than this becomes an error row."""
+    max_bytes: int = 512 * 2**20
+    """So does one whose file has more bytes than this; where the store tells its size, it is not even read."""
     displacements: str | None = None
     """Output of a run with --traversal-only whose displacements to use; `dmt-ray reconstruct` says so itself."""
 
@@ -77,7 +79,8 @@ class InputConfig:
         """Check ranges."""
         _require(bool(self.input.strip()), "input", self.input, "a path or URI")
         _require(self.limit is None or self.limit >= 1, "limit", self.limit, "at least 1")
-        _require(self.max_pixels >= 1, "max_pixels", self.max_pixels, "at least 1")
+        for option in ("max_pixels", "max_bytes"):
+            _require(getattr(self, option) >= 1, option, getattr(self, option), "at least 1")
         _require(
             self.image_column is None or self.uri_column is None,
             "image_column",

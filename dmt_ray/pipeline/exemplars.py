@@ -87,7 +87,7 @@ def check_exemplars(config: JobConfig, sets: ExemplarSets) -> None:
     Raises:
         SettingsError: a set has none.
     """
-    with ItemReader() as reader:
+    with ItemReader(config.inputs.max_bytes) as reader:
         for option, items in sets.items():
             first: str | None = None
             for item in items:
@@ -146,7 +146,7 @@ class _Loader:
     def __init__(self, config: JobConfig) -> None:
         self.config = config
         self.skipped: list[str] = []
-        self._reader = SharedReader()
+        self._reader = SharedReader(config.inputs.max_bytes)
         self._first: dict[str, str] = {}
 
     def pictures(self, option: str, items: Sequence[InputItem]) -> Iterator[tuple[Array, Subject]]:

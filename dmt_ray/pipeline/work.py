@@ -81,7 +81,7 @@ class Workbench:
         self.config = config
         self.weights_label = weights_label
         self.worker = worker
-        self._reader = SharedReader()
+        self._reader = SharedReader(config.inputs.max_bytes)
         self._masks = MaskReader(config, self._reader)
         self._threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="images")
 

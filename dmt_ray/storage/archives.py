@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import logging
-import posixpath
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -204,11 +203,11 @@ def _samples(archive: tarfile.TarFile, stop: int | None = None) -> Iterator[_Sam
             skipped += not member.isdir()
             continue
         name = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        folder, base = posixpath.split(name.removeprefix("./"))
+        folder, slash, base = name.removeprefix("./").rpartition("/")
         stem, _, ending = base.partition(".")
         if stem and ending:
             span = {ending.lower(): (member.offset_data, member.size)}
-            yield _Sample(posixpath.join(folder, stem), member.offset, archive.offset, span)
+            yield _Sample(folder + slash + stem, member.offset, archive.offset, span)
     if skipped:
         logger.warning("%s: %d links, devices or sparse files are left out.", archive.name, skipped)
 

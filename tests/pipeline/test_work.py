@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from dmt_ray.pipeline.commit import ROW_SCHEMA
 from dmt_ray.pipeline.exemplars import learn_exemplars
@@ -88,3 +89,48 @@ def test_results_do_not_depend_on_the_batch(configure):
         pictures.append([decode_image(image, max_pixels=10**9) for image in table["image"].to_pylist()])
     for one, other in zip(*pictures, strict=True):
         assert np.abs(one.astype(int) - other.astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize("fits", [3, 1])
+def test_what_does_not_fit_on_the_device_goes_through_in_smaller_batches(configure, fits):
+    """torch's own error, raised wherever the network is given more pictures at once than fit."""
+    run, bench = bench_of(configure(batch_size=8, precision="fp32"))
+    items = [item for shard in run.shards for item in shard.items][1:5]
+    whole = bench.reconstruct(bench.traverse(items), 1)
+    refused, passed = [], []
+
+    def device_of_few(_, inputs):
+        count = len(inputs[0])
+        (refused if count > fits else passed).append(count)
+        if count > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    handle = bench.editor.network.register_forward_pre_hook(device_of_few)
+    traversed = bench.traverse(items)
+    assert set(refused) == ({4} if fits == 3 else {4, 2})
+    assert max(passed) == min(fits, 2)
+    refused.clear()
+    halved = bench.reconstruct(traversed, 1)
+    assert set(refused) == ({4} if fits == 3 else {4, 2})
+    handle.remove()
+    assert halved["status"].to_pylist() == ["ok"] * 4
+    for one, other in zip(whole["image"].to_pylist(), halved["image"].to_pylist(), strict=True):
+        pictures = [decode_image(image, max_pixels=10**9).astype(int) for image in (one, other)]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 2
+
+
+def test_an_image_that_does_not_fit_alone_costs_its_own_row(configure):
+    run, bench = bench_of(configure(batch_size=8))
+    items = [item for shard in run.shards for item in shard.items][1:5]
+    calls = []
+
+    def no_room_for_the_second(_, inputs):
+        calls.append(len(inputs[0]))
+        if len(calls) == 4 or len(inputs[0]) > 1:  # 4, 2, the first, the second
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    bench.editor.network.register_forward_pre_hook(no_room_for_the_second)
+    rows = bench.traverse(items).to_pylist()
+    assert [row["error_type"] for row in rows] == [None, "OutOfMemoryError", None, None]
+    assert "Tried to allocate" in rows[1]["error"]
+    assert calls == [4, 2, 1, 1, 2, 1, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -235,3 +236,33 @@ def test_one_huge_row_group_is_read_in_windows(tmp_path, monkeypatch):
             assert reader.read(items[index].uri) == noise[index]
             assert pa.total_allocated_bytes() - before < 4_000_000
     assert re.fullmatch(r".*big\.parquet#row=59&column=image", items[59].uri)
+
+
+def test_too_many_bytes_are_refused_in_every_form(tmp_path, bucket, faulty_s3):
+    place = str(tmp_path)
+    big, fits = bytes(2000), bytes(1000)
+    put(place, "images/big.jpg", big)
+    put(place, "images/fits.jpg", fits)
+    put(place, "bytes.parquet", pa.table({"image": [big, fits]}))
+    put(place, "uris.parquet", pa.table({"uri": ["images/big.jpg", "images/fits.jpg"]}))
+    structs = [{"bytes": None, "path": f"images/{name}.jpg"} for name in ("big", "fits")]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    put(place, "paths.parquet", pa.table({"img": pa.array(structs, kind)}))
+    put(place, "list.txt", b"images/big.jpg\nimages/fits.jpg\n")
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        for name in ("big", "fits"):
+            archive.add(tmp_path / f"images/{name}.jpg", f"{name}.jpg")
+    put(bucket, "big.jpg", big)
+    put(bucket, "fits.jpg", fits)
+    places = [join(place, name) for name in ("images", "bytes.parquet", "uris.parquet", "paths.parquet", "list.txt")]
+    for uri in (*places, join(place, "t.tar"), bucket):
+        reader = ItemReader(max_bytes=1000)
+        too_large, right = list_inputs(uri)
+        faulty_s3.clear()
+        with pytest.raises(
+            ImageError, match=r"has 2000 bytes; the limit is 1000 \(raise it with --max-bytes\)"
+        ) as caught:
+            reader.read(too_large.uri)
+        assert caught.value.kind == "too-large"
+        assert faulty_s3.requests("GET") == 0  # refused by its size, unread
+        assert reader.read(right.uri) == fits
