@@ -55,8 +55,8 @@ def main(options: Options) -> int:
     peaks = {}
     print(f"{options.count} inputs\n{'form':20} {'seconds':>8} {'peak MB':>8} {'of the reference':>17}")
     with tempfile.TemporaryDirectory() as folder:
-        for form, place in zip(FORMS, _places(Path(folder), options.count), strict=True):
-            command = [sys.executable, __file__, "--one", form, str(place)]
+        for form, file in zip(FORMS, _places(Path(folder), options.count), strict=True):
+            command = [sys.executable, __file__, "--one", form, str(file)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             shards, seconds, peaks[form] = json.loads(done.stdout)
             assert shards == -(-options.count // SHARD_SIZE), shards

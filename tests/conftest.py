@@ -24,6 +24,9 @@ from dmt_ray.config import (
     TraversalConfig,
 )
 
+#: The secret key of every S3 client here: what must be found nowhere.
+SECRET = "sentinel-7Qm2xV9cKp4LsT8wZ3"
+
 
 @pytest.fixture(scope="session")
 def s3_proxy() -> Iterator[FaultyS3]:
@@ -38,7 +41,7 @@ def s3_proxy() -> Iterator[FaultyS3]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", proxy.url)
         patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.delenv("AWS_PROFILE", raising=False)
         yield proxy
