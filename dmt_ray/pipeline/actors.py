@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,29 +63,6 @@ class Shared:
     """Shards of which only the images with error rows are done."""
     foreman: Any
     """Handle of the run's ``Foreman``."""
-
-
-class Foreman:
-    """Lets shards begin, or no longer, and counts how often each was begun, also by a process that died over it."""
-
-    def __init__(self) -> None:
-        self._begun: Counter[tuple[str, int]] = Counter()
-        self._stopped = False
-
-    def begin(self, stage: str, shard: int) -> int:
-        """Count one more try of a stage; return the tries so far, this one included, or 0: it must not begin."""
-        if self._stopped:
-            return 0
-        self._begun[stage, shard] += 1
-        return self._begun[stage, shard]
-
-    def stop(self) -> None:
-        """Let no shard begin any more."""
-        self._stopped = True
-
-    def count(self, shard: int) -> int:
-        """Return the tries of the shard's most often begun stage."""
-        return max((tries for (_, number), tries in self._begun.items() if number == shard), default=0)
 
 
 class ShardActor:

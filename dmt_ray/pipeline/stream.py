@@ -16,7 +16,8 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayTaskError
 
 from dmt_ray.errors import DmtError, SettingsError
-from dmt_ray.pipeline.actors import Foreman, ReconstructionActor, Shared, TraversalActor, make_exemplars
+from dmt_ray.pipeline.actors import ReconstructionActor, Shared, TraversalActor, make_exemplars
+from dmt_ray.pipeline.foreman import Foreman
 from dmt_ray.pipeline.plan import PreparedRun
 from dmt_ray.pipeline.plan_file import Plan
 from dmt_ray.pipeline.resources import ActorPlan, PoolPlan, plan_pools
