@@ -1,4 +1,4 @@
-"""A whole run on an object store that fails, drops and dawdles, killed on the way; and secrets stay where they are."""
+"""A whole run on an object store that fails, drops and dawdles, killed on the way; secrets stay where they are."""
 
 import io
 import subprocess
