@@ -25,7 +25,14 @@ def rows(items, seed):
     for item in items:
         picture = random.integers(0, 256, (40, 50, 3), np.uint8)
         yield {
-            **{"id": item.id, "uri": item.uri, "step": 0, "status": "ok", "image_format": "png"},
+            **{
+                "id": item.id,
+                "uri": item.uri,
+                "step": 0,
+                "status": "ok",
+                "displacement_norm": 1.0,
+                "image_format": "png",
+            },
             **{"image": encode_image(picture, "png", 95), "width": 50, "height": 40},
         }
 

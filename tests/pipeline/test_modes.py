@@ -17,7 +17,11 @@ from dmt_ray.pipeline.verify import verify_output
 
 
 def rows_of(item, steps=1, *, failed=False, mark=b"image"):
-    fate = {"status": "error", "error_type": "e"} if failed else {"status": "ok", "image": mark + item.id.encode()}
+    fate = (
+        {"status": "error", "error_type": "e"}
+        if failed
+        else {"status": "ok", "displacement_norm": 1.0, "image": mark + item.id.encode()}
+    )
     return [{"id": item.id, "uri": item.uri, "step": step} | fate for step in range(steps)]
 
 

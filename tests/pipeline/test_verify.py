@@ -24,6 +24,7 @@ def row(id_, step=0, seed=0):
         "step": step,
         "strength": STRENGTHS[step],
         "status": "ok",
+        "displacement_norm": 1.0,
         "image": encode_image(picture, "png", 95),
         "image_format": "png",
         "width": 16,
