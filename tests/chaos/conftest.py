@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,23 @@ def undisturbed(options: dict[str, Any], local_ray: None, tmp_path_factory: pyte
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     assert subprocess.run(command_line(options, out), env=attached(), timeout=280).returncode == 0
     return rows_of(out)
+
+
+@pytest.fixture
+def start(hooks: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start drivers as ``Popen`` does; with the test, those that still run end, and so do all hooks."""
+    drivers: list[subprocess.Popen[bytes]] = []
+
+    def begin(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        drivers.append(subprocess.Popen(command, **options))
+        return drivers[-1]
+
+    yield begin
+    for driver in drivers:
+        driver.kill()
+        driver.wait()
+    for path in hooks.iterdir():
+        path.unlink()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,12 +13,12 @@ from dmt_ray.pipeline.run import run_job
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
-def test_actors_killed_in_the_middle_of_a_shard_and_of_a_write(options, same, hooks, tmp_path):
+def test_actors_killed_in_the_middle_of_a_shard_and_of_a_write(options, same, hooks, start, tmp_path):
     """The traversal actor while it reads; the reconstruction actor while it writes, and once more after that."""
     out = tmp_path / "out"
     (hooks / "hold-on-read").touch()
     (hooks / "kill-on-write").touch()
-    driver = subprocess.Popen(command_line(options, out), env=attached())
+    driver = start(command_line(options, out), env=attached())
     reader = until(lambda: list(hooks.glob("reading-*")), "a traversal actor that reads")[0]
     os.kill(int(reader.name.partition("-")[2]), signal.SIGKILL)
     writer = until(lambda: list(hooks.glob("killed-*")), "a reconstruction actor that writes")[0]
@@ -30,8 +29,6 @@ def test_actors_killed_in_the_middle_of_a_shard_and_of_a_write(options, same, ho
     rows = same(out, hidden=1)  # the killed writer's, which no reader sees
     assert rows.attempts["photo-3"] >= 2
     assert rows.attempts.max() >= 2
-    for path in hooks.iterdir():
-        path.unlink()
 
 
 @pytest.mark.chaos

@@ -11,7 +11,7 @@ from chaos.conftest import attached, command_line, shard_files, until
 pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos]
 
 
-def test_three_killed_drivers_and_one_that_finishes(options, same, tmp_path):
+def test_three_killed_drivers_and_one_that_finishes(options, same, start, tmp_path):
     """At random moments of three stretches of the run: before the plan, before a first shard, among the shards."""
     out = tmp_path / "out"
     seed = random.SystemRandom().randrange(10**6)
@@ -24,7 +24,7 @@ def test_three_killed_drivers_and_one_that_finishes(options, same, tmp_path):
     ]
     kept = {}
     for begun in stretches:
-        driver = subprocess.Popen(command_line(options, out), env=attached())
+        driver = start(command_line(options, out), env=attached())
         until(begun, "the stretch to kill in")
         time.sleep(draw.uniform(0, 5))
         driver.kill()

@@ -11,14 +11,14 @@ from chaos.conftest import attached, command_line, shard_files, until
 pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos]
 
 
-def test_two_drivers_at_once_and_a_writer_that_comes_late(options, same, tmp_path):
+def test_two_drivers_at_once_and_a_writer_that_comes_late(options, same, start, tmp_path):
     """The first driver, on a Ray of its own, is held in the middle of a write until the second has finished."""
     out = tmp_path / "out"
     own_hooks = tmp_path / "hooks"
     own_hooks.mkdir()
     (own_hooks / "hold-on-write").touch()
     environment = {**os.environ, **chaos_environment(own_hooks), "RAY_ADDRESS": "local"}
-    first = subprocess.Popen(command_line(options, out), env=environment)
+    first = start(command_line(options, out), env=environment)
     until(lambda: list(own_hooks.glob("holding-*")), "the first driver to write")
     second = subprocess.run(command_line(options, out), env=attached(), timeout=250)
     assert second.returncode == 0

@@ -23,7 +23,7 @@ def command(python, inputs, references, out):
     return [str(word) for word in words]
 
 
-def test_a_killed_run_on_a_faulty_store_ends_as_one_on_a_disk(bucket, faulty_s3, s3_server, photos, tmp_path):
+def test_a_killed_run_on_a_faulty_store_ends_as_one_on_a_disk(bucket, faulty_s3, s3_server, photos, start, tmp_path):
     import ray
 
     inputs = tmp_path / "inputs"
@@ -55,7 +55,7 @@ def test_a_killed_run_on_a_faulty_store_ends_as_one_on_a_disk(bucket, faulty_s3,
     remote = command(sys.executable, f"{bucket}/in", f"{bucket}/references", f"{bucket}/out")
     said = tmp_path / "said.txt"
     with said.open("wb") as log:
-        driver = subprocess.Popen(remote, env=attached(), stdout=log, stderr=log)
+        driver = start(remote, env=attached(), stdout=log, stderr=log)
         until(shards, "a shard on the store")
         driver.kill()
         driver.wait()

@@ -14,11 +14,11 @@ from dmt_ray.pipeline.verify import verify_output
 pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos]
 
 
-def test_sigterm_lets_the_running_shard_commit_and_the_next_run_goes_on(options, same, hooks, tmp_path):
+def test_sigterm_lets_the_running_shard_commit_and_the_next_run_goes_on(options, same, hooks, start, tmp_path):
     """The signal comes while the first shard is being written, and the shard is let go on after that."""
     out = tmp_path / "out"
     (hooks / "hold-on-write").touch()
-    driver = subprocess.Popen(
+    driver = start(
         command_line(options, out, "--grace", 100), env=attached(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     until(lambda: list(hooks.glob("holding-*")), "a shard that is being written")
@@ -35,14 +35,12 @@ def test_sigterm_lets_the_running_shard_commit_and_the_next_run_goes_on(options,
     assert run_again(options, out).returncode == 0
     assert before.items() <= shard_files(out).items()
     same(out)
-    for path in hooks.iterdir():
-        path.unlink()
 
 
-def test_a_run_whose_grace_is_over_ends_without_the_shard_that_hangs(options, same, hooks, tmp_path):
+def test_a_run_whose_grace_is_over_ends_without_the_shard_that_hangs(options, same, hooks, start, tmp_path):
     out = tmp_path / "out"
     (hooks / "hold-on-write").touch()
-    driver = subprocess.Popen(command_line(options, out, "--grace", 1), env=attached())
+    driver = start(command_line(options, out, "--grace", 1), env=attached())
     until(lambda: list(hooks.glob("holding-*")), "a shard that is being written")
     driver.send_signal(signal.SIGINT)
     assert driver.wait(100) == 3
@@ -50,8 +48,6 @@ def test_a_run_whose_grace_is_over_ends_without_the_shard_that_hangs(options, sa
     (hooks / "release").touch()
     assert run_again(options, out).returncode == 0
     same(out, hidden=1)
-    for path in hooks.iterdir():
-        path.unlink()
 
 
 def run_again(options, out):
