@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faulty_s3 import FaultyS3
+from faulty_s3 import SECRET, FaultyS3
 from PIL import Image
 
 from dmt_ray.config import (
@@ -23,9 +23,6 @@ from dmt_ray.config import (
     RunConfig,
     TraversalConfig,
 )
-
-#: The secret key of every S3 client here: what must be found nowhere.
-SECRET = "sentinel-7Qm2xV9cKp4LsT8wZ3"
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+#: The secret key of every S3 client here: what must be found nowhere.
+SECRET = "sentinel-7Qm2xV9cKp4LsT8wZ3"
+
 #: error-500: InternalError. slow-down: 503 SlowDown. delay: late, but right.
 #: drop-answer: the connection ends in the middle of the answer's body, or before the answer where it has none.
 #: drop-upload: it ends in the middle of the request's body, which never reaches the server.

@@ -9,7 +9,7 @@ import fsspec
 import pandas as pd
 import pytest
 import ray
-from conftest import SECRET
+from faulty_s3 import SECRET
 
 from dmt_ray.pipeline.run import run_job
 from dmt_ray.pipeline.verify import verify_output
