@@ -4,10 +4,10 @@ import subprocess
 
 import pytest
 
-from chaos.conftest import attached, command_line, shard_files
+from chaos.conftest import PATIENCE, attached, command_line, shard_files
 from dmt_ray.pipeline.verify import verify_output
 
-pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos]
+pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos, pytest.mark.timeout(2 * PATIENCE)]
 
 
 @pytest.fixture
@@ -25,7 +25,9 @@ def small_disk(tmp_path):
 
 def test_what_does_not_fit_is_done_when_there_is_room(options, same, small_disk):
     out = small_disk / "out"
-    full = subprocess.run(command_line(options, out), env=attached(), capture_output=True, text=True, timeout=250)
+    full = subprocess.run(
+        command_line(options, out), env=attached(), capture_output=True, text=True, timeout=PATIENCE
+    )
     assert full.returncode == 3, full.stdout + full.stderr
     assert "No space left on device" in full.stderr
     report = verify_output(str(out))
@@ -34,6 +36,6 @@ def test_what_does_not_fit_is_done_when_there_is_room(options, same, small_disk)
     assert not [path for path in (out / "shards").iterdir() if path.name.startswith(".")]
     kept = shard_files(out)
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
-    assert subprocess.run(command_line(options, out), env=attached(), timeout=250).returncode == 0
+    assert subprocess.run(command_line(options, out), env=attached(), timeout=PATIENCE).returncode == 0
     assert kept.items() <= shard_files(out).items()
     same(out)

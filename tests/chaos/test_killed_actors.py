@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chaos.conftest import attached, command_line, kill_actor, rows_of, shard_files, until
+from chaos.conftest import PATIENCE, attached, command_line, kill_actor, rows_of, shard_files, until
 from dmt_ray.pipeline.run import run_job
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(2 * PATIENCE)]
 
 
 def test_actors_killed_in_the_middle_of_a_shard_and_of_a_write(options, same, hooks, start, tmp_path):
@@ -24,7 +24,7 @@ def test_actors_killed_in_the_middle_of_a_shard_and_of_a_write(options, same, ho
     writer = until(lambda: list(hooks.glob("killed-*")), "a reconstruction actor that writes")[0]
     until(lambda: shard_files(out), "a shard")
     killed = until(lambda: kill_actor("ReconstructionActor", hooks), "a reconstruction actor")
-    assert driver.wait(250) == 0
+    assert driver.wait(PATIENCE) == 0
     assert not {reader, writer} & {hooks / f"reading-{pid}" for pid in killed}
     rows = same(out, hidden=1)  # the killed writer's, which no reader sees
     assert rows.attempts["photo-3"] >= 2
@@ -32,7 +32,6 @@ def test_actors_killed_in_the_middle_of_a_shard_and_of_a_write(options, same, ho
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(600)
 def test_poison_costs_its_own_row_which_says_how_the_process_died(configure, photos, tmp_path, caplog):
     """A segmentation fault, a SIGKILL, and a hang in native code, each beside a healthy photo."""
     good = [str(path) for path in sorted((photos / "inputs").glob("photo-*"))[:3]]

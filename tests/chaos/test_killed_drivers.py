@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from chaos.conftest import attached, command_line, shard_files, until
+from chaos.conftest import PATIENCE, attached, command_line, shard_files, until
 
-pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos]
+pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos, pytest.mark.timeout(2 * PATIENCE)]
 
 
 def test_three_killed_drivers_and_one_that_finishes(options, same, start, tmp_path):
@@ -31,6 +31,6 @@ def test_three_killed_drivers_and_one_that_finishes(options, same, start, tmp_pa
         driver.wait()
         assert kept.items() <= shard_files(out).items()
         kept = shard_files(out)
-    finished = subprocess.run(command_line(options, out), env=attached(), timeout=250)
+    finished = subprocess.run(command_line(options, out), env=attached(), timeout=PATIENCE)
     assert finished.returncode == 0
     same(out)

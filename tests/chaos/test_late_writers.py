@@ -6,9 +6,9 @@ import subprocess
 import pytest
 from conftest import chaos_environment
 
-from chaos.conftest import attached, command_line, shard_files, until
+from chaos.conftest import PATIENCE, attached, command_line, shard_files, until
 
-pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos]
+pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos, pytest.mark.timeout(2 * PATIENCE)]
 
 
 def test_two_drivers_at_once_and_a_writer_that_comes_late(options, same, start, tmp_path):
@@ -20,12 +20,12 @@ def test_two_drivers_at_once_and_a_writer_that_comes_late(options, same, start, 
     environment = {**os.environ, **chaos_environment(own_hooks), "RAY_ADDRESS": "local"}
     first = start(command_line(options, out), env=environment)
     until(lambda: list(own_hooks.glob("holding-*")), "the first driver to write")
-    second = subprocess.run(command_line(options, out), env=attached(), timeout=250)
+    second = subprocess.run(command_line(options, out), env=attached(), timeout=PATIENCE)
     assert second.returncode == 0
     same(out, hidden=1)
     before = shard_files(out)
     (own_hooks / "release").touch()
-    assert first.wait(250) == 0
+    assert first.wait(PATIENCE) == 0
     late = {name for name, time in shard_files(out).items() if before[name] != time}
     assert late
     same(out)

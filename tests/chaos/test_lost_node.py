@@ -7,9 +7,9 @@ import sys
 import pytest
 from conftest import chaos_environment
 
-from chaos.conftest import command_line
+from chaos.conftest import PATIENCE, command_line
 
-pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos]
+pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos, pytest.mark.timeout(2 * PATIENCE)]
 
 SCRIPT = """
 import sys, threading, time
@@ -61,7 +61,7 @@ def test_a_node_that_goes_away_with_its_actors(options, same, tmp_path):
     environment = {**os.environ, **chaos_environment(own_hooks)}
     environment.pop("RAY_ADDRESS", None)
     command = [sys.executable, "-c", SCRIPT, *command_line(options, out)[3:]]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=290)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "REMOVED after" in done.stdout
     assert "ALIVE 2" in done.stdout

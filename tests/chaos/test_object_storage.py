@@ -11,10 +11,10 @@ import pytest
 from conftest import photo
 from faulty_s3 import SECRET
 
-from chaos.conftest import attached, rows_of, until
+from chaos.conftest import PATIENCE, attached, rows_of, until
 from dmt_ray.pipeline.verify import verify_output
 
-pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos, pytest.mark.timeout(2 * PATIENCE)]
 
 
 def command(python, inputs, references, out):
@@ -39,7 +39,7 @@ def test_a_killed_run_on_a_faulty_store_ends_as_one_on_a_disk(bucket, faulty_s3,
         for path in folder.iterdir():
             client.put_object(Bucket=name, Key=f"{prefix}/{path.name}", Body=path.read_bytes())
     local = command(sys.executable, inputs, photos / "references", tmp_path / "out")
-    assert subprocess.run(local, env=attached(), timeout=280).returncode == 0
+    assert subprocess.run(local, env=attached(), timeout=PATIENCE).returncode == 0
     expected = rows_of(tmp_path / "out")
 
     never = faulty_s3.inject("error-500", method="GET", contains="zz-never.jpg")
@@ -61,7 +61,7 @@ def test_a_killed_run_on_a_faulty_store_ends_as_one_on_a_disk(bucket, faulty_s3,
         driver.kill()
         driver.wait()
         kept = shards()
-        done = subprocess.run(remote, env=attached(), stdout=log, stderr=log, timeout=400)
+        done = subprocess.run(remote, env=attached(), stdout=log, stderr=log, timeout=PATIENCE)
     assert done.returncode == 0, said.read_text()
     assert kept.items() <= shards().items()
     faulty_s3.clear()

@@ -7,11 +7,11 @@ import subprocess
 import pandas as pd
 import pytest
 
-from chaos.conftest import attached, command_line, rows_of, shard_files, until
+from chaos.conftest import PATIENCE, attached, command_line, rows_of, shard_files, until
 from dmt_ray.pipeline.run import run_job
 from dmt_ray.pipeline.verify import verify_output
 
-pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos]
+pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos, pytest.mark.timeout(2 * PATIENCE)]
 
 
 def test_sigterm_lets_the_running_shard_commit_and_the_next_run_goes_on(options, same, hooks, start, tmp_path):
@@ -27,7 +27,7 @@ def test_sigterm_lets_the_running_shard_commit_and_the_next_run_goes_on(options,
     while b"no new shards" not in said:
         said += os.read(driver.stderr.fileno(), 4096)
     (hooks / "release").touch()
-    output, _ = driver.communicate(timeout=200)
+    output, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 3, output
     assert b"Incomplete: run the same command again" in output
     before = shard_files(out)
@@ -43,7 +43,7 @@ def test_a_run_whose_grace_is_over_ends_without_the_shard_that_hangs(options, sa
     driver = start(command_line(options, out, "--grace", 1), env=attached())
     until(lambda: list(hooks.glob("holding-*")), "a shard that is being written")
     driver.send_signal(signal.SIGINT)
-    assert driver.wait(100) == 3
+    assert driver.wait(PATIENCE) == 3
     assert not shard_files(out)
     (hooks / "release").touch()
     assert run_again(options, out).returncode == 0
@@ -51,7 +51,7 @@ def test_a_run_whose_grace_is_over_ends_without_the_shard_that_hangs(options, sa
 
 
 def run_again(options, out):
-    return subprocess.run(command_line(options, out), env=attached(), timeout=250)
+    return subprocess.run(command_line(options, out), env=attached(), timeout=PATIENCE)
 
 
 def test_a_run_that_goes_wrong_stops_early_and_a_retry_puts_it_right(configure, photos, tmp_path):
