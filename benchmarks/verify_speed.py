@@ -59,7 +59,8 @@ def _make_output(folder: str, rows: int) -> int:
     (output / RUN_FILE).write_text('{"program": "dmt_ray colorize", "steps": 1, "fingerprint": "made up"}')
     for shard in load_plan(folder):
         made = [
-            {"id": item.id, "uri": item.uri, "step": 0, "strength": 2.0, "status": "ok", "width": 96, "height": 96}
+            {"id": item.id, "uri": item.uri, "step": 0, "strength": 2.0, "status": "ok"}
+            | {"displacement_norm": 1.0, "width": 96, "height": 96}
             | {"image": pictures[index % len(pictures)], "image_format": "png"}
             for index, item in enumerate(shard.items)
         ]
