@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from faulty_s3 import SECRET, FaultyS3
-from PIL import Image
+from material import chaos_environment, photo
 
 from dmt_ray.config import (
     ColorizeConfig,
@@ -76,13 +74,6 @@ def hooks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("hooks")
 
 
-def chaos_environment(hooks: Path) -> dict[str, str]:
-    """What makes a process, and all that it starts, subject to the crashing driver and to a folder of hooks."""
-    drivers = str(Path(__file__).parent / "data" / "crashfs")
-    paths = os.pathsep.join(filter(None, [drivers, os.environ.get("PYTHONPATH")]))
-    return {"PYTHONPATH": paths, "DMT_RAY_TEST_HOOKS": str(hooks)}
-
-
 @pytest.fixture(scope="session")
 def local_ray(s3_server: str, hooks: Path) -> Iterator[None]:
     """One Ray with two CPUs for the session; its workers inherit the S3 server and can import the crashing driver."""
@@ -94,18 +85,6 @@ def local_ray(s3_server: str, hooks: Path) -> Iterator[None]:
         ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="warning")
     yield
     ray.shutdown()
-
-
-def photo(seed: int, width: int = 80, height: int = 64) -> Image.Image:
-    """A smooth colourful picture: a few soft blobs on a gradient."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width] / max(width, height)
-    rgb = np.stack([x * random.uniform(60, 200) + y * random.uniform(0, 120) for _ in range(3)], -1)
-    for _ in range(4):
-        center = random.uniform(0, 1, 2)
-        blob = np.exp(-((x - center[0]) ** 2 + (y - center[1]) ** 2) / random.uniform(0.01, 0.1))
-        rgb += blob[..., None] * random.uniform(-80, 160, 3)
-    return Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import photo
+from material import photo
 from PIL import Image
 
 from dmt_ray.pipeline.verify import verify_output

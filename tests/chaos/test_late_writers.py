@@ -4,7 +4,7 @@ import os
 import subprocess
 
 import pytest
-from conftest import chaos_environment
+from material import chaos_environment
 
 from chaos.conftest import PATIENCE, attached, command_line, shard_files, until
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import chaos_environment
+from material import chaos_environment
 
 from chaos.conftest import PATIENCE, command_line
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import boto3
 import pandas as pd
 import pytest
-from conftest import photo
 from faulty_s3 import SECRET
+from material import photo
 
 from chaos.conftest import PATIENCE, attached, rows_of, until
 from dmt_ray.pipeline.verify import verify_output
