@@ -362,7 +362,10 @@ class MoveConfig:
     beta: tuple[float, ...] = ()
     """dfi: the paper's step, instead of --strength, one row for each; about 0.4."""
     rbf_variance: float | None = None
-    """dmt: variance of the witness function's kernel. Default: the mean target kernel is 1/2 at each image."""
+    """dmt: variance of the witness function's kernel, instead of --mean-kernel."""
+    mean_kernel: float = 0.98
+    """dmt, global: the kernel is so wide that its mean over the targets is this at each image. At 1/2 the path gives
+    up much of the image itself; towards 1 it straightens."""
     standardise: Standardise = "channel"
     """One mean and deviation per channel, or per unit (with a floor) as in the paper, or none."""
     neighbors: int | None = None
@@ -395,6 +398,7 @@ class MoveConfig:
         _require(not self.beta or self.traversal == "global", "beta", self.beta, "left out with local traversal")
         variance = self.rbf_variance
         _require(variance is None or variance > 0, "rbf_variance", variance, "above 0")
+        _require(0 < self.mean_kernel < 1, "mean_kernel", self.mean_kernel, "between 0 and 1")
         _require(self.neighbors is None or self.neighbors >= 1, "neighbors", self.neighbors, "at least 1")
         _require(self.cell_neighbors >= 1, "cell_neighbors", self.cell_neighbors, "at least 1")
         _require(self.scene_weight >= 0, "scene_weight", self.scene_weight, "at least 0")
@@ -412,6 +416,9 @@ class PixelConfig:
     """Take total variation of the edit, which keeps the photo's own detail, or of the image, as in the paper."""
     held_weight: float = 0.0
     """Weight that holds conv1_1 and conv2_1 to the input's own features; the paper's hybrid mode has 0.02."""
+    pixel_share: float = 0.15
+    """global: begin at, and measure the edit from, the input plus so much of the mean difference between the
+    exemplars' own pixels, times the strength; less where that may be chance. 0 is the papers' way."""
     start: Start = "input"
     """Start the first inversion at the input, or at noise."""
     match_color: bool = False
@@ -423,6 +430,7 @@ class PixelConfig:
         _require_choice("start", self.start, Start)
         _require(self.iterations >= 0, "iterations", self.iterations, "at least 0")
         _require(self.tv_weight >= 0, "tv_weight", self.tv_weight, "at least 0")
+        _require(0 <= self.pixel_share <= 1, "pixel_share", self.pixel_share, "between 0 and 1")
         _require(self.held_weight >= 0, "held_weight", self.held_weight, "at least 0")
 
 

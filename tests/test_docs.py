@@ -20,7 +20,7 @@ DOCUMENTS = [
 #: Long options of other programs that the documents mention.
 #: Options of commands that are no jobs.
 OTHERS = {"deep", "discard", "file-size"}
-FOREIGN = OTHERS | {"address", "working-dir", "help", "from-env-file", "build-arg", "config"}
+FOREIGN = OTHERS | {"data", "sheet", "address", "working-dir", "help", "from-env-file", "build-arg", "config"}
 
 
 def _defaults() -> dict[str, set[object]]:

@@ -18,12 +18,13 @@ from dmt_ray.method.displacement import Displacement, Edit, Figures, steps_of_pa
 from dmt_ray.method.interpolation import beta_to_alpha, interpolate
 from dmt_ray.method.inversion import Inversion, PictureObjective, invert
 from dmt_ray.method.likeness import LikenessMeter
-from dmt_ray.method.manifold import Allocate, Manifold, ManifoldBuilder
+from dmt_ray.method.manifold import Allocate, Manifold, ManifoldBuilder, as_tensor
 from dmt_ray.method.pictures import BATCH, carry, match_color, resize, to_pixels, to_tensor
+from dmt_ray.method.pixel_difference import ClassPictures
 from dmt_ray.method.selection import Selector, Subject, describe_subjects, spread, sub_gram
 from dmt_ray.method.traversal import ROUGH, Traversal, traverse, traverse_to_strengths
 from dmt_ray.method.vgg import VGG, tap_scales
-from dmt_ray.method.witness import BorderedGram
+from dmt_ray.method.witness import BorderedGram, bandwidth
 
 #: The layers of the papers' layer regulariser.
 HELD_TAPS = ("conv1_1", "conv2_1")
@@ -54,15 +55,18 @@ def build_manifold(
     builder = ManifoldBuilder(count, config.traversal.standardise, allocate)
     subjects: list[Subject] = []
     counts: list[int] = []
+    classes: list[ClassPictures] = []
     shapes: list[tuple[int, ...]] = []
     for one in sets:
         before = len(subjects)
+        classes.append(ClassPictures(config.model.size))
         for batch in _batches(one):
             images = torch.stack([to_tensor(rgb) for rgb, _ in batch]).to(network.device)
             with torch.inference_mode():
                 maps = network(images / 255)
             shapes = [tuple(tap.shape[1:]) for tap in maps]
             builder.add(maps)
+            classes[-1].add(images)
             subjects += [subject for _, subject in batch]
         counts.append(len(subjects) - before)
     if not all(counts[:2]):
@@ -70,6 +74,7 @@ def build_manifold(
     arrays = builder.finish(counts[0], counts[1], network.device)
     if config.traversal.traversal == "local":
         arrays = CellManifold.build(arrays, shapes, network.taps, config.model.size, allocate)
+    arrays["pixel_difference"] = classes[0].difference_to(classes[1]).float().numpy()
     return arrays | describe_subjects(subjects)
 
 
@@ -106,6 +111,7 @@ class Transformer:
         self.scales = tap_scales(exemplars, network.taps)
         self.config = config
         self.manifold = Manifold(exemplars, len(network.taps), network.device)
+        self.pixel_difference = as_tensor(exemplars["pixel_difference"], network.device)
         self.cells: CellManifold | None = None
         if config.traversal.traversal == "local":
             self.cells = CellManifold(exemplars, network.taps, config.model.size, network.device)
@@ -166,12 +172,17 @@ class Transformer:
         """
         images, maps = self._maps(pictures)
         mask = self._masks(masks, images)
-        initial = self._noise(images) if self.config.inversion.start == "noise" else images
+        noise = self.config.inversion.start == "noise"
+        initial, anchor = (self._noise(images) if noise else images), images
         edits: list[list[Edit]] = [[] for _ in pictures]
         frames: list[list[np.ndarray]] = [[to_pixels(image)] for image in images]
         for step, targets in enumerate(self._targets(maps, displacements)):
-            far = step == 0 and self.config.inversion.start == "noise"
-            found = self._invert(targets, images, mask, initial, far=far)
+            far = step == 0 and noise
+            shifted = self._shifted(images, mask, [one.steps[step].strength for one in displacements])
+            if not far:
+                initial = (initial + shifted - anchor).clamp(0, 255)
+            anchor = shifted
+            found = self._invert(targets, images, anchor, mask, initial, far=far)
             initial = found.planes
             for b, edit in enumerate(self._edits(images, found, mask, [one.steps[step] for one in displacements])):
                 if self.config.output.save_path:
@@ -213,7 +224,9 @@ class Transformer:
                 square = self._mean_square(gram, x, maps, chosen)
                 return interpolate(gram, [beta_to_alpha(beta, square) for beta in settings.beta])
             return interpolate(gram, [gram.own.new_full((batch,), one) for one in self.strengths])
-        variance = None if settings.rbf_variance is None else gram.own.new_full((batch,), settings.rbf_variance)
+        variance = bandwidth(gram, settings.mean_kernel)
+        if settings.rbf_variance is not None:
+            variance = gram.own.new_full((batch,), settings.rbf_variance)
         if settings.budget_weight:
             weights = gram.own.new_tensor(settings.budget_weight)
             found = traverse(gram, variance, weights)
@@ -221,7 +234,7 @@ class Transformer:
             return [(one.r, [one.figures(b, float(one.norm[b] / reach[b])) for b in range(batch)]) for one in found]
         return self._to_strengths(gram, variance)
 
-    def _to_strengths(self, gram: BorderedGram, variance: Tensor | None) -> list[tuple[Tensor, list[Figures]]]:
+    def _to_strengths(self, gram: BorderedGram, variance: Tensor) -> list[tuple[Tensor, list[Figures]]]:
         found: list[Traversal] = traverse_to_strengths(gram, self.strengths, variance)
         return [
             (one.r, [one.figures(b, strength) for b in range(len(one.r))])
@@ -297,14 +310,32 @@ class Transformer:
                 )
             ]
 
+    def _shifted(self, images: Tensor, mask: Tensor | None, strengths: Sequence[float]) -> Tensor:
+        """Return the pictures (B, 3, size, size) moved by the exemplars' own pixels: where the inversion begins.
+
+        Cells move for themselves, whatever lies at their place in the exemplars, so a local traversal has no shift.
+        """
+        share = self.config.inversion.pixel_share
+        if share == 0 or self.cells is not None:
+            return images
+        shift = share * images.new_tensor(strengths)[:, None, None, None] * self.pixel_difference
+        return (images + (shift if mask is None else mask * shift)).clamp(0, 255)
+
     def _invert(
-        self, targets: list[Tensor], images: Tensor, mask: Tensor | None, initial: Tensor, *, far: bool
+        self,
+        targets: list[Tensor],
+        images: Tensor,
+        anchor: Tensor,
+        mask: Tensor | None,
+        initial: Tensor,
+        *,
+        far: bool,
     ) -> Inversion:
         settings = self.config.inversion
         objective = PictureObjective(
             self.network,
             targets,
-            images,
+            anchor,
             tv_weight=settings.tv_weight,
             tv_on=settings.tv_on,
             mask=mask,

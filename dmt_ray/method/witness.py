@@ -69,15 +69,22 @@ class BorderedGram:
         return weights
 
 
-def half_bandwidth(gram: BorderedGram) -> Tensor:
-    """Return the RBF variance v (B,) that makes the mean target kernel about 1/2 at each image.
+def bandwidth(gram: BorderedGram, kernel: float) -> Tensor:
+    """Return the RBF variance v (B,) that makes the mean target kernel about ``kernel`` (in 0..1) at each image.
 
-    v = mean_j |x - target_j|^2 / (2 ln 2), so exp(-mean distance^2 / 2v) = 1/2.
+    v = mean_j |x - target_j|^2 / (2 ln(1 / kernel)), so exp(-mean distance^2 / 2v) = kernel. A narrow kernel (1/2)
+    makes the witness function's path give up what is the image's own; a wide one (near 1) turns it into the line from
+    the mean source to the mean target.
     """
     s = torch.zeros_like(torch.cat([gram.cross, gram.own[:, None]], 1))
     s[:, -1] = 1
     distances = gram.squared_distances(s, gram.apply(s))[:, gram.sources :]
-    return distances.mean(1).clamp_min(1e-12) / (2 * math.log(2))
+    return distances.mean(1).clamp_min(1e-12) / (-2 * math.log(kernel))
+
+
+def half_bandwidth(gram: BorderedGram) -> Tensor:
+    """Return the ``bandwidth`` (B,) for a mean target kernel of 1/2."""
+    return bandwidth(gram, 0.5)
 
 
 def witness(gram: BorderedGram, r: Tensor, variance: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ MOVES = {
     "dmt": MoveConfig(strength=(0.5, 1.0)),
     "dfi": MoveConfig(method="dfi", strength=(0.5, 1.0)),
     "beta": MoveConfig(method="dfi", beta=(0.05, 0.1)),
-    "budget": MoveConfig(budget_weight=(3e-5, 1e-5)),
+    "budget": MoveConfig(budget_weight=(1e-6, 3e-7)),
     "unit": MoveConfig(strength=(1.0,), standardise="unit"),
     "none": MoveConfig(strength=(1.0,), standardise="none"),
     "neighbors": MoveConfig(strength=(0.5, 1.0), neighbors=4),
@@ -368,3 +368,40 @@ def test_lpips_to_the_input_is_measured_where_its_arrays_are_given(network: VGG)
             after = before + torch.from_numpy(edit.planes)[None] / 255
             assert edit.likeness.lpips == pytest.approx(float(measure(after, before)), rel=1e-3)
             assert edit.likeness.lpips > 0
+
+
+def test_pixel_share_begins_at_the_exemplars_own_difference(network: VGG) -> None:
+    still = PixelConfig(iterations=0, tv_weight=1, pixel_share=0.5)
+    transformer = make(network, configure("dmt", inversion=still))
+    mask = np.zeros((SIZE, SIZE), np.float32)
+    mask[:44] = 1
+    for made, covered in (
+        (edits(transformer, INPUTS), np.ones_like(mask)),
+        (edits(transformer, INPUTS, [mask] * 3), mask),
+    ):
+        for (half, whole), rgb in zip(made, INPUTS, strict=True):
+            for edit, strength in ((half, 0.5), (whole, 1.0)):
+                shift = 0.5 * strength * transformer.pixel_difference.numpy() * covered
+                expected = np.clip(transformer.working(rgb) + shift, 0, 255) - transformer.working(rgb)
+                np.testing.assert_allclose(edit.planes, expected, atol=1e-3)
+            assert bar_brightness(whole.planes) > 10
+
+
+def test_cells_have_no_pixel_shift(network: VGG) -> None:
+    still = PixelConfig(iterations=0, tv_weight=1, pixel_share=0.5)
+    for one in edits(make(network, configure("local", inversion=still)), INPUTS):
+        assert not one[-1].planes.any()
+
+
+def test_a_wide_kernel_keeps_the_image_and_a_narrow_one_gives_it_up(network: VGG) -> None:
+    own = {}
+    for kernel in (0.5, 0.98):
+        transformer = make(network, configure(MoveConfig(strength=(1.0,), mean_kernel=kernel)))
+        moved = transformer.traverse(working(transformer, INPUTS), [Subject()] * len(INPUTS))
+        own[kernel] = np.mean([one.arrays["r"][0, -1] for one in moved])
+        images = torch.tensor(working(transformer, INPUTS))
+        gram = transformer.manifold.border(transformer.manifold.standardise(network(images / 255)))
+        distances = gram.own[:, None] - 2 * gram.cross + gram.shared.diagonal()
+        for one, row in zip(moved, distances[:, len(SOURCES) :].mean(1), strict=True):
+            assert np.exp(-float(row) / 2 / one.steps[0].rbf_variance) == pytest.approx(kernel, rel=1e-6)
+    assert own[0.5] < 3 * own[0.98] < 0
