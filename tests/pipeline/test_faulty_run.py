@@ -15,7 +15,7 @@ from dmt_ray.pipeline.run import run_job
 from dmt_ray.pipeline.verify import verify_output
 from dmt_ray.storage import remote, retry
 
-pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos, pytest.mark.timeout(900)]
 
 #: Requests that a write takes before it is given up, so that its shard is tried again.
 WRITE_REQUESTS = retry.ATTEMPTS * remote._REQUEST_TRIES

@@ -34,7 +34,7 @@ def tree(folder) -> list[str]:
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("form", ["parquet", "tar"])
+@pytest.mark.parametrize("form", ["parquet", pytest.param("tar", marks=pytest.mark.slow)])
 def test_hostile_ids_reach_no_file_name(form, configure, photos, tmp_path):
     picture = (photos / "inputs" / "photo-0.jpg").read_bytes()
     if form == "parquet":

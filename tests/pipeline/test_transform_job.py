@@ -104,6 +104,7 @@ def test_a_sweep_with_masks_groups_and_the_path(faces, tmp_path):
         assert animation.size == (64, 64)
 
 
+@pytest.mark.slow
 def test_other_ways_to_move_and_to_choose(faces, tmp_path):
     code, straight = run(faces, tmp_path / "dfi", "--method", "dfi", "--beta", "0.05,0.1", "--normalise")
     assert code == 0
