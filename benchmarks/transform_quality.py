@@ -50,12 +50,12 @@ from dmt_ray.storage.weights import load_alexnet, load_lpips, resolve_weights
 METHODS: dict[str, tuple[MoveConfig, PixelConfig]] = {
     # Gardner et al. 2015: every unit standardised, total variation on the image.
     "paper": (
-        MoveConfig(standardise="unit", mean_kernel=0.5),
+        MoveConfig(standardise="unit", mean_kernel=0.5, shrink=0.0),
         PixelConfig(tv_on="image", tv_weight=10.0, iterations=60, pixel_share=0.0),
     ),
     # Upchurch et al. 2017: a straight line between means of nearest exemplars, total variation on the image.
     "dfi": (
-        MoveConfig(method="dfi", standardise="none", neighbors=100),
+        MoveConfig(method="dfi", standardise="none", neighbors=100, shrink=0.0),
         PixelConfig(tv_on="image", tv_weight=10.0, iterations=60, pixel_share=0.0),
     ),
     "ours": (MoveConfig(), PixelConfig()),

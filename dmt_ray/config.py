@@ -368,6 +368,9 @@ class MoveConfig:
     up much of the image itself; towards 1 it straightens."""
     standardise: Standardise = "channel"
     """One mean and deviation per channel, or per unit (with a floor) as in the paper, or none."""
+    shrink: float = 1.5
+    """global: move each unit less, the more of its class difference chance explains; so many times that is taken
+    off. The strength counts before. 0 is the papers' way."""
     neighbors: int | None = None
     """Take only so many nearest sources and nearest targets of each image. Default: all."""
     neighbors_by: NeighborsBy = "features"
@@ -398,6 +401,7 @@ class MoveConfig:
         _require(not self.beta or self.traversal == "global", "beta", self.beta, "left out with local traversal")
         variance = self.rbf_variance
         _require(variance is None or variance > 0, "rbf_variance", variance, "above 0")
+        _require(0 <= self.shrink < math.inf, "shrink", self.shrink, "at least 0")
         _require(0 < self.mean_kernel < 1, "mean_kernel", self.mean_kernel, "between 0 and 1")
         _require(self.neighbors is None or self.neighbors >= 1, "neighbors", self.neighbors, "at least 1")
         _require(self.cell_neighbors >= 1, "cell_neighbors", self.cell_neighbors, "at least 1")

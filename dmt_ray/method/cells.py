@@ -105,7 +105,7 @@ class CellManifold:
             directions = torch.from_numpy(raw[n]).float() @ projection
             projected[n] = directions.half().numpy()
             scenes[n] = describe_scene(directions[None])[0].half().numpy()
-        kept = {name: array for name, array in arrays.items() if name not in ("features", "gram")}
+        kept = {name: array for name, array in arrays.items() if name not in ("features", "gram", "evidence")}
         return kept | {
             "projection": projection.numpy(),
             "descriptors": projected.reshape(-1, projection.shape[1]),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dmt_ray.method.evidence import pooled_evidence, squared_differences
 from dmt_ray.method.witness import BorderedGram
 
 #: Bytes of F that are in memory as float64 at a time.
@@ -109,7 +110,7 @@ class ManifoldBuilder:
 
         Returns:
             ``features`` (K, D) float16 standardised, ``gram`` (K, K) float64, ``mean_k`` and ``deviation_k`` of tap
-            k, ``sources`` and ``targets`` as 0-d arrays.
+            k, ``evidence`` (D,) float16 that the two classes differ, ``sources`` and ``targets`` as 0-d arrays.
         """
         features = self._features[: self._filled]
         arrays: dict[str, np.ndarray] = {
@@ -128,7 +129,18 @@ class ManifoldBuilder:
                     part[:] = ((part.reshape(shape) - mean) / deviation).ravel()
             begin += size
         arrays["gram"] = gram_matrix(features, device).cpu().numpy()
+        arrays["evidence"] = self._evidence(features, sources, targets, device)
         return arrays
+
+    def _evidence(self, features: np.ndarray, sources: int, targets: int, device: torch.device) -> np.ndarray:
+        difference, chance = (np.empty(features.shape[1], np.float32) for _ in range(2))
+        for columns, block in blocks(features):
+            chunk = as_tensor(block[: sources + targets], device).double()
+            for whole, part in zip(
+                (difference, chance), squared_differences(chunk[:sources], chunk[sources:]), strict=True
+            ):
+                whole[columns] = part.cpu().numpy()
+        return pooled_evidence(difference, chance, self._shapes)
 
     def _statistics(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         shape = self._shapes[k]

@@ -15,6 +15,7 @@ from torch import Tensor
 from dmt_ray.config import TransformConfig
 from dmt_ray.method.cells import CellManifold
 from dmt_ray.method.displacement import Displacement, Edit, Figures, steps_of_path
+from dmt_ray.method.evidence import belief
 from dmt_ray.method.interpolation import beta_to_alpha, interpolate
 from dmt_ray.method.inversion import Inversion, PictureObjective, invert
 from dmt_ray.method.likeness import LikenessMeter
@@ -112,9 +113,12 @@ class Transformer:
         self.config = config
         self.manifold = Manifold(exemplars, len(network.taps), network.device)
         self.pixel_difference = as_tensor(exemplars["pixel_difference"], network.device)
+        self.belief: Tensor | None = None
         self.cells: CellManifold | None = None
         if config.traversal.traversal == "local":
             self.cells = CellManifold(exemplars, network.taps, config.model.size, network.device)
+        elif config.traversal.shrink:
+            self.belief = belief(as_tensor(exemplars["evidence"], network.device), config.traversal.shrink)
         self.selector = Selector(
             exemplars,
             self.manifold.sources,
@@ -295,6 +299,8 @@ class Transformer:
             x = self.manifold.standardise(maps)
             for step in range(len(r[0])):
                 moved = self.manifold.move(x, torch.stack([one[step] for one in r]))
+                if self.belief is not None:
+                    moved = torch.lerp(x, moved, self.belief)
                 yield self.manifold.unstandardise(moved, maps)
             return
         standardised = self._standardised(maps)

@@ -28,6 +28,9 @@ from dmt_ray.storage.weights import Weights, resolve_weights
 
 logger = logging.getLogger(__name__)
 
+#: Rises when a manifold's arrays change, so that an earlier one is refused and not misread.
+CONTENTS = 1
+
 #: What a manifold decides for the runs that use it, by section of the job's config.
 _DECIDED = {
     "model": ("backbone", "taps", "size", "normalise"),
@@ -72,6 +75,7 @@ def save_manifold(
         StorageError: it cannot be written.
     """
     record: dict[str, Any] = {
+        "contents": CONTENTS,
         "job": config.job,
         "weights sha256": weights.sha256,
         "sets": {option: {"count": len(items), "sha256": listing_checksum(items)} for option, items in sets.items()},
@@ -95,6 +99,11 @@ def take_on(config: JobConfig) -> tuple[JobConfig, Mapping[str, Any] | None]:
     if place is None:
         return config, None
     record = open_record(place)
+    if record.get("contents") != CONTENTS:
+        raise SettingsError(
+            f"The manifold {files.masked(place)} was made by another version of dmt_ray (contents "
+            f"{record.get('contents')!r}, this one reads {CONTENTS}); make it again."
+        )
     if record.get("job") != config.job:
         raise SettingsError(f"{place} holds a manifold of the job {record.get('job')!r}, not of {config.job!r}.")
     sections = {}

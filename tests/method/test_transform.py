@@ -145,7 +145,7 @@ def test_the_strength_is_the_length_of_the_move_over_the_classes_distance(networ
 
 @pytest.mark.parametrize("beta", [0.1, 0.4])
 def test_dfi_equals_its_closed_form(network: VGG, beta: float) -> None:
-    transformer = make(network, configure(MoveConfig(method="dfi", beta=(beta,), standardise="none")))
+    transformer = make(network, configure(MoveConfig(method="dfi", beta=(beta,), standardise="none", shrink=0)))
     images = working(transformer, INPUTS)
     (moved,) = transformer._targets(transformer._maps(images)[1], transformer.traverse(images, [Subject()] * 3))
 
@@ -405,3 +405,21 @@ def test_a_wide_kernel_keeps_the_image_and_a_narrow_one_gives_it_up(network: VGG
         for one, row in zip(moved, distances[:, len(SOURCES) :].mean(1), strict=True):
             assert np.exp(-float(row) / 2 / one.steps[0].rbf_variance) == pytest.approx(kernel, rel=1e-6)
     assert own[0.5] < 3 * own[0.98] < 0
+
+
+def test_shrinking_moves_what_the_classes_surely_differ_in_and_leaves_the_rest(network: VGG) -> None:
+    transformers = [make(network, configure(MoveConfig(strength=(1.0,), shrink=c))) for c in (0.0, 1.5, 1e9)]
+    images = working(transformers[0], INPUTS)
+    maps = transformers[0]._maps(images)[1]
+    z = transformers[0].manifold.standardise(maps)
+    moves = []
+    for transformer in transformers:
+        (moved,) = transformer._targets(maps, transformer.traverse(images, [Subject()] * 3))
+        moves.append(transformer.manifold.standardise(moved) - z)
+    all_of_it, sure, none = moves
+    kept = transformers[1].belief
+    assert kept is not None
+    torch.testing.assert_close(sure, kept * all_of_it, rtol=1e-3, atol=1e-4)
+    rows = kept[: 128 * 32 * 32].view(128, 32, 32).mean((0, 2))
+    assert rows[19:25].mean() > 2 * rows[:15].mean()  # the bar that one class has, and the background
+    assert float(none.abs().max()) < 1e-4

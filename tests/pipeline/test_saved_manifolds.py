@@ -12,6 +12,7 @@ from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.method.displacement import Displacement
 from dmt_ray.pipeline.plan import prepare_run
 from dmt_ray.pipeline.verify import verify_output
+from dmt_ray.storage.manifolds import open_arrays, save_arrays
 
 SMALL = ["--size", 64, "--taps", "conv2_1", "conv3_1", "--weights", "random:0"]
 
@@ -74,6 +75,13 @@ def test_options_that_contradict_the_manifold_are_refused(photos, manifold, tmp_
     with pytest.raises(DmtError, match=r"nowhere.*manifold\.json: does not exist"):
         prepared(job(photos, tmp_path / "out", "--manifold", tmp_path / "nowhere"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_manifold_of_another_version_is_refused(photos, manifold, tmp_path):
+    record, arrays = open_arrays(str(manifold))
+    save_arrays(str(tmp_path / "old"), {key: value for key, value in record.items() if key != "contents"}, arrays)
+    with pytest.raises(SettingsError, match=r"old was made by another version of dmt_ray .*make it again"):
+        prepared(job(photos, tmp_path / "out", "--manifold", tmp_path / "old"))
 
 
 @pytest.mark.parametrize("name", ["transform", pytest.param("colorize", marks=pytest.mark.slow)])

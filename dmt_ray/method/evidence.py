@@ -1,0 +1,72 @@
+"""How surely two classes differ in each unit of their features, and how much of a unit's displacement to believe.
+
+With a few hundred exemplars the difference of the class means is, in most units, chance: moving along it costs
+likeness and brings no class. James-Stein's positive part shrinks each unit's displacement by how much of its squared
+difference sampling alone explains; neighbouring positions of a channel see nearly the same, so evidence is pooled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Positions around a unit, on a side, whose evidence is its own.
+_POOL = 3
+#: A unit's variance counts for at least this share of the layer's mean, or a dead unit would be sure of anything.
+_VARIANCE_FLOOR = 1e-3
+#: The largest evidence that is told apart; float16 holds it.
+_CERTAIN = 1e4
+
+
+def squared_differences(sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the squared difference of the class means of each unit, and its variance by chance.
+
+    Parameters:
+        sources, targets: features (n, D) and (m, D) float64.
+
+    Returns:
+        Two tensors (D,); the pooled within-class variance times 1/n + 1/m is the second. Infinite where both classes
+        together have fewer than three exemplars, for nothing then tells a difference from chance.
+    """
+    n, m = len(sources), len(targets)
+    difference = (targets.mean(0) - sources.mean(0)).square()
+    if n + m < 3:
+        return difference, torch.full_like(difference, torch.inf)
+    within = sources.var(0, correction=0) * n + targets.var(0, correction=0) * m
+    return difference, within / (n + m - 2) * (1 / n + 1 / m)
+
+
+def pooled_evidence(difference: np.ndarray, chance: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """Return how many times each unit's squared difference is what chance makes of it: (D,) float16.
+
+    Parameters:
+        difference, chance: what ``squared_differences`` returned, (D,) for the units of all taps.
+        shapes: (C, h, w) of each tap.
+    """
+    evidence = np.empty(len(difference), np.float16)
+    begin = 0
+    for shape in shapes:
+        part = slice(begin, begin + int(np.prod(shape)))
+        variance = torch.from_numpy(chance[part]).float()
+        floor = _VARIANCE_FLOOR * float(variance.mean())
+        ratio = torch.from_numpy(difference[part]).float() / variance.clamp_min(floor if floor > 0 else 1.0)
+        pooled = F.avg_pool2d(
+            ratio.clamp_max(_CERTAIN).view(1, *shape), _POOL, stride=1, padding=_POOL // 2, count_include_pad=False
+        )
+        evidence[part] = pooled.flatten().half().numpy()
+        begin = part.stop
+    return evidence
+
+
+def belief(evidence: Tensor, shrink: float) -> Tensor:
+    """Return the share of each unit's displacement to keep, in 0..1: (1 - shrink / evidence), and never below 0.
+
+    Parameters:
+        evidence: what ``pooled_evidence`` returned; 1 on average where the classes do not differ.
+        shrink: how many times what chance explains is taken off; 0 keeps all.
+    """
+    return (1 - shrink / evidence.float().clamp_min(1e-6)).clamp_min(0)
