@@ -358,7 +358,8 @@ class MoveConfig:
     strength: tuple[float, ...] = (2.0,)
     """How far to go, one row for each: |displacement| / |mean target - mean source|, of the image or of each cell."""
     budget_weight: tuple[float, ...] = ()
-    """dmt: the paper's lambda, instead of --strength, one row for each; the larger, the smaller the change."""
+    """dmt: the paper's lambda, instead of --strength, one row for each; the larger, the smaller the change. What one
+    does depends on the kernel's width: the paper's values go with --mean-kernel 0.5."""
     beta: tuple[float, ...] = ()
     """dfi: the paper's step, instead of --strength, one row for each; about 0.4."""
     rbf_variance: float | None = None
@@ -419,7 +420,8 @@ class PixelConfig:
     tv_on: TvOn = "edit"
     """Take total variation of the edit, which keeps the photo's own detail, or of the image, as in the paper."""
     held_weight: float = 0.0
-    """Weight that holds conv1_1 and conv2_1 to the input's own features; the paper's hybrid mode has 0.02."""
+    """Weight that holds conv1_1 and conv2_1 to the features of where the edit is measured from, which is the input
+    (with --pixel-share, the input plus that); the paper's hybrid mode has 0.02."""
     pixel_share: float = 0.15
     """global: begin at, and measure the edit from, the input plus so much of the mean difference between the
     exemplars' own pixels, times the strength; less where that may be chance. 0 is the papers' way."""

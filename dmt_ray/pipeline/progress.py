@@ -16,11 +16,11 @@ INTERVAL = 10.0
 
 
 class Progress:
-    """Count images; use it as a context manager.
+    """Count rows (an image has one per strength); use it as a context manager.
 
     Parameters:
-        total: images planned.
-        done: images that an earlier run has finished.
+        total: rows planned.
+        done: rows that an earlier run has finished.
         shown: False counts silently.
     """
 
@@ -28,7 +28,7 @@ class Progress:
         self.total, self.count, self.start = total, done, done
         self.errors = 0
         self._lines = shown and not sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=done, unit="image", disable=not shown or self._lines)
+        self._bar = tqdm(total=total, initial=done, unit="row", disable=not shown or self._lines)
         self._began = self._last = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -41,15 +41,15 @@ class Progress:
         """Close the bar."""
         self._bar.close()
 
-    def add(self, images: int, errors: int) -> None:
-        """Say that so many more images have a row, so many of them error rows."""
-        self.count += images
+    def add(self, rows: int, errors: int) -> None:
+        """Say that so many more rows are there, so many of them error rows."""
+        self.count += rows
         self.errors += errors
-        self._bar.update(images)
+        self._bar.update(rows)
         if self.errors:
             self._bar.set_postfix(errors=self.errors)
         now = time.monotonic()
         if self._lines and (now - self._last >= INTERVAL or self.count >= self.total):
             self._last = now
             rate = (self.count - self.start) / max(1e-9, now - self._began)
-            logger.info("%d of %d images, %d errors, %.2f images/s", self.count, self.total, self.errors, rate)
+            logger.info("%d of %d rows, %d errors, %.2f rows/s", self.count, self.total, self.errors, rate)
