@@ -355,7 +355,7 @@ class MoveConfig:
     """dmt follows the manifold by the witness function; dfi goes straight from mean to mean."""
     traversal: TraversalKind = "global"
     """global moves the whole image; local moves each spatial cell by its nearest exemplar cells."""
-    strength: tuple[float, ...] = (2.0,)
+    strength: tuple[float, ...] = (6.0,)
     """How far to go, one row for each: |displacement| / |mean target - mean source|, of the image or of each cell."""
     budget_weight: tuple[float, ...] = ()
     """dmt: the paper's lambda, instead of --strength, one row for each; the larger, the smaller the change. What one
@@ -415,14 +415,14 @@ class PixelConfig:
 
     iterations: int = 20
     """L-BFGS iterations per step at most; from noise, 400 bring back what the features know."""
-    tv_weight: float = 30.0
+    tv_weight: float = 5.0
     """Weight of total variation, with pixels in 8-bit units."""
     tv_on: TvOn = "edit"
     """Take total variation of the edit, which keeps the photo's own detail, or of the image, as in the paper."""
     held_weight: float = 0.0
     """Weight that holds conv1_1 and conv2_1 to the features of where the edit is measured from, which is the input
     (with --pixel-share, the input plus that); the paper's hybrid mode has 0.02."""
-    pixel_share: float = 0.15
+    pixel_share: float = 0.06
     """global: begin at, and measure the edit from, the input plus so much of the mean difference between the
     exemplars' own pixels, times the strength; less where that may be chance. 0 is the papers' way."""
     start: Start = "input"

@@ -194,8 +194,7 @@ def _summary(run: PreparedRun, report: VerifyReport, totals: dict[str, float], c
         stages = ", ".join(f"{stage} {totals[f'seconds_{stage}'] / rows:.3f}" for stage in _STAGES)
         seconds = totals["seconds"]
         lines.append(
-            f"{rows} rows in {seconds:.1f} s after start-up: {rows / seconds:.2f} rows/s; "
-            f"seconds per row: {stages}."
+            f"{rows} rows in {seconds:.1f} s after start-up: {rows / seconds:.2f} rows/s; seconds per row: {stages}."
         )
     elif not run.todo:
         lines.append("Nothing was left to do.")
