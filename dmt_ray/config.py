@@ -355,8 +355,9 @@ class MoveConfig:
     """dmt follows the manifold by the witness function; dfi goes straight from mean to mean."""
     traversal: TraversalKind = "global"
     """global moves the whole image; local moves each spatial cell by its nearest exemplar cells."""
-    strength: tuple[float, ...] = (6.0,)
-    """How far to go, one row for each: |displacement| / |mean target - mean source|, of the image or of each cell."""
+    strength: tuple[float, ...] = ()
+    """How far to go, one row for each: |displacement| / |mean target - mean source|, of the image or of each cell.
+    Default: 6, and 3 with local traversal."""
     budget_weight: tuple[float, ...] = ()
     """dmt: the paper's lambda, instead of --strength, one row for each; the larger, the smaller the change. What one
     does depends on the kernel's width: the paper's values go with --mean-kernel 0.5."""
@@ -390,7 +391,7 @@ class MoveConfig:
             ("neighbors_by", NeighborsBy),
         ):
             _require_choice(option, getattr(self, option), choices)
-        _require_strengths(self.strength)
+        _require_strengths(self.strengths)
         weights = self.budget_weight
         _require(all(weight > 0 for weight in weights), "budget_weight", weights, "above 0")
         _require(list(weights) == sorted(set(weights), reverse=True), "budget_weight", weights, "falling, each once")
@@ -407,6 +408,11 @@ class MoveConfig:
         _require(self.neighbors is None or self.neighbors >= 1, "neighbors", self.neighbors, "at least 1")
         _require(self.cell_neighbors >= 1, "cell_neighbors", self.cell_neighbors, "at least 1")
         _require(self.scene_weight >= 0, "scene_weight", self.scene_weight, "at least 0")
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """The strengths that were asked for, or the default; a cell has fewer exemplars to be sure by."""
+        return self.strength or ((3.0,) if self.traversal == "local" else (6.0,))
 
 
 @dataclass(frozen=True)
@@ -492,7 +498,7 @@ class TransformConfig:
     def strengths(self) -> tuple[float | None, ...]:
         """The strength of each step, and so of each row of an image; None where something else decides it."""
         stepless = self.traversal.budget_weight or self.traversal.beta
-        return (None,) * len(stepless) if stepless else self.traversal.strength
+        return (None,) * len(stepless) if stepless else self.traversal.strengths
 
 
 @dataclass(frozen=True)

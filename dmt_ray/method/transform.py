@@ -126,7 +126,7 @@ class Transformer:
             neighbors=config.traversal.neighbors,
             by_attributes=config.traversal.neighbors_by == "attributes",
         )
-        self.strengths, self.rows = steps_of_path(config.traversal.strength, config.output.save_path)
+        self.strengths, self.rows = steps_of_path(config.traversal.strengths, config.output.save_path)
         if config.traversal.budget_weight or config.traversal.beta:
             self.rows = frozenset(range(len(config.strengths)))
 

@@ -423,3 +423,11 @@ def test_shrinking_moves_what_the_classes_surely_differ_in_and_leaves_the_rest(n
     rows = kept[: 128 * 32 * 32].view(128, 32, 32).mean((0, 2))
     assert rows[19:25].mean() > 2 * rows[:15].mean()  # the bar that one class has, and the background
     assert float(none.abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize(("kind", "strength"), [("global", 6.0), ("local", 3.0)])
+def test_the_default_strength_is_that_of_the_kind_of_traversal(network: VGG, kind: str, strength: float) -> None:
+    transformer = make(network, configure(MoveConfig(traversal=kind, cell_neighbors=4)))  # type: ignore[arg-type]
+    (found,) = edits(transformer, INPUTS[:1])
+    assert [edit.figures.strength for edit in found] == [strength]
+    assert transformer.config.strengths == (strength,)

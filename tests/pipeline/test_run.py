@@ -100,6 +100,7 @@ print(json.dumps([[pools.reconstruction.actors, pools.traversal.actors],
 """
 
 
+@pytest.mark.slow
 def test_every_model_sits_on_the_gpu_that_ray_gave_its_actor(photos, tmp_path):
     """Ray believes in two GPUs: each actor sees exactly its own, also where CUDA itself is missing."""
     options = ["--input", photos / "inputs", "--reference", photos / "references", "--output", tmp_path / "out"]
