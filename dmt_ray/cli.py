@@ -25,6 +25,7 @@ from dmt_ray.config import (
     TransformConfig,
 )
 from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.leaving import leave
 
 EXIT_SETTINGS = 2
 EXIT_INCOMPLETE = 3
@@ -350,7 +351,7 @@ def option_types(config: type) -> dict[str, Any]:
 
 def run() -> None:
     """Entry point of the ``dmt-ray`` script."""
-    sys.exit(main())
+    leave(main())
 
 
 if __name__ == "__main__":

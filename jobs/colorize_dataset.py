@@ -3,9 +3,8 @@
 The same as ``dmt-ray colorize``. Works on one machine, and on a cluster through ``ray job submit``.
 """
 
-import sys
-
 from dmt_ray.cli import colorize_main
+from dmt_ray.leaving import leave
 
 if __name__ == "__main__":
-    sys.exit(colorize_main())
+    leave(colorize_main())

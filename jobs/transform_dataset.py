@@ -3,9 +3,8 @@
 The same as ``dmt-ray transform``. Works on one machine, and on a cluster through ``ray job submit``.
 """
 
-import sys
-
 from dmt_ray.cli import transform_main
+from dmt_ray.leaving import leave
 
 if __name__ == "__main__":
-    sys.exit(transform_main())
+    leave(transform_main())

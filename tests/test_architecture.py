@@ -19,6 +19,7 @@ FLOORS = {
     "dmt_ray.pipeline": 3,
     "dmt_ray.report": 3,
     "dmt_ray.cli": 4,
+    "dmt_ray.leaving": 4,
     "jobs": 4,
 }
 #: What the lower floors must do without: method is numbers only, storage knows nothing of Ray or torch models.

@@ -155,6 +155,14 @@ def test_bad_places_stop_the_job_before_anything_starts(photos, tmp_path, case):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_cluster_that_cannot_be_reached_is_named(photos, tmp_path):
+    options = ["--input", photos / "inputs", "--reference", photos / "references", "--output", tmp_path / "out"]
+    done = run_job(*options, "--weights", "random:0", "--no-lpips", env={**os.environ, "RAY_ADDRESS": "nowhere"})
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: No Ray cluster can be reached at RAY_ADDRESS=nowhere")
+    assert not (tmp_path / "out").exists()
+
+
 def test_verify_wants_a_run(tmp_path, capsys):
     assert cli.main(["verify", str(tmp_path)]) == 2
     assert "plan.parquet" in capsys.readouterr().err

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dmt_ray.errors import DmtError
+from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.pipeline.editors import JobConfig
 from dmt_ray.pipeline.exemplars import MANIFOLD_FOLDER, saved_manifold
 from dmt_ray.pipeline.manifolds import save_manifold
@@ -47,7 +48,7 @@ def run_job(config: JobConfig, say: Callable[[str], None] = logger.info) -> int:
         that the run was stopped.
 
     Raises:
-        SettingsError: the options, the input or the output do not allow the run; nothing was written.
+        SettingsError: the options, the input, the output or the cluster do not allow the run; nothing was written.
     """
     run = prepare_run(config)
     config = run.config
@@ -90,7 +91,14 @@ def _run_on_ray(run: PreparedRun, totals: dict[str, float], stopper: Stopper) ->
     started_here = not ray.is_initialized()
     if started_here:
         # No resource arguments: a submitted job or RAY_ADDRESS attaches to its cluster, anything else starts one.
-        ray.init(logging_level=logging.WARNING, log_to_driver=True)
+        try:
+            ray.init(logging_level=logging.WARNING, log_to_driver=True)
+        except (ConnectionError, ValueError) as error:  # not there, or no address
+            where = os.environ.get("RAY_ADDRESS", "auto")
+            raise SettingsError(
+                f"No Ray cluster can be reached at RAY_ADDRESS={where} ({' '.join(str(error).split())}). Start it, "
+                "mend or unset the address, or copy the cluster's token to this machine where it asks for one."
+            ) from error
     try:
         return _run_shards(run, totals, stopper)
     finally:
