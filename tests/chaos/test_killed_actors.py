@@ -38,7 +38,7 @@ def test_poison_costs_its_own_row_which_says_how_the_process_died(configure, pho
     uris = [good[0], "crash://segv.jpg", good[1], "crash://boom.jpg", good[2], "crash://hang.jpg"]
     table = tmp_path / "table.parquet"
     pq.write_table(pa.table({"id": list("abcdef"), "uri": uris, "note": list("123456")}), table)
-    config = configure(input=str(table), shard_size=6, max_error_rate=0.5, shard_timeout=30.0, threads_per_actor=1)
+    config = configure(input=str(table), shard_size=6, max_error_rate=0.5, shard_timeout=20.0, threads_per_actor=1)
     assert run_job(config) == 0
     rows = rows_of(tmp_path / "out")
     assert rows.status.to_dict() == dict(zip("abcdef", ["ok", "error"] * 3, strict=True))

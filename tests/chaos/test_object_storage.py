@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos, pytest.ma
 
 def command(python, inputs, references, out):
     words = [python, "-m", "dmt_ray.cli", "colorize", "--input", inputs, "--reference", references, "--output", out]
-    words += ["--size", 64, "--weights", "random:0", "--iterations", 10, "--neighbors", 8, "--shard-size", 2]
+    words += ["--size", 64, "--weights", "random:0", "--iterations", 5, "--neighbors", 8, "--shard-size", 2]
     words += ["--batch-size", 2, "--max-error-rate", 0.5, "--threads-per-actor", 1, "--no-lpips"]
     return [str(word) for word in words]
 
@@ -47,7 +47,7 @@ def test_a_killed_run_on_a_faulty_store_ends_as_one_on_a_disk(bucket, faulty_s3,
     faulty_s3.inject("error-500", every=7)
     faulty_s3.inject("drop-answer", method="GET", every=9)
     faulty_s3.inject("slow-down", every=11)
-    faulty_s3.inject("delay", every=5, seconds=0.4)
+    faulty_s3.inject("delay", every=5, seconds=0.3)
 
     def shards() -> dict[str, bytes]:
         listed = client.list_objects_v2(Bucket=name, Prefix="out/shards/").get("Contents", [])
