@@ -176,8 +176,8 @@ class TraversalConfig:
 class InversionConfig:
     """How moved features become pixels again."""
 
-    iterations: int = 20
-    """L-BFGS iterations per image at most."""
+    iterations: int = 10
+    """L-BFGS iterations per image at most; more cost saturation."""
     tv_weight: float = 30.0
     """Weight of total variation on the edit, with pixels in 8-bit units."""
 
