@@ -106,7 +106,7 @@ def test_a_sweep_with_masks_groups_and_the_path(faces, tmp_path):
 
 @pytest.mark.slow
 def test_other_ways_to_move_and_to_choose(faces, tmp_path):
-    code, straight = run(faces, tmp_path / "dfi", "--method", "dfi", "--beta", "0.05,0.1", "--normalise")
+    code, straight = run(faces, tmp_path / "dfi", "--method", "dfi", "--beta", "16,32", "--normalise")
     assert code == 0
     assert (straight.strength["a"].diff().dropna() > 0).all()
     code, local = run(faces, tmp_path / "local", "--traversal", "local", "--cell-neighbors", 4, "--strength", 1)
