@@ -31,14 +31,14 @@ from dmt_ray.config import (
 )
 from dmt_ray.errors import DmtError
 from dmt_ray.method import color
-from dmt_ray.method.metrics import psnr
+from dmt_ray.method.colorizer import Colorizer, build_exemplars, is_grey
+from dmt_ray.method.metrics.pixels import psnr
+from dmt_ray.method.networks.vgg import VGG
 from dmt_ray.method.pictures import working_rgb
-from dmt_ray.method.recolor import Recolorer, build_exemplars, is_grey
-from dmt_ray.method.vgg import VGG
 from dmt_ray.report.contact_sheet import contact_sheet
 from dmt_ray.storage.files import list_files, read_bytes
 from dmt_ray.storage.images import decode_image
-from dmt_ray.storage.weights import resolve_weights
+from dmt_ray.storage.models.weights import resolve_weights
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def compare(references: np.ndarray, inputs: np.ndarray, network: VGG, config: Co
             traversal=replace(config.traversal, traversal=kind),  # type: ignore[arg-type]
             inversion=replace(config.inversion, iterations=iterations),
         )
-        recolorer = Recolorer(network, build_exemplars(network, references, settings), settings)
+        recolorer = Colorizer(network, build_exemplars(network, references, settings), settings)
         started, chroma = time.perf_counter(), []
         for begin in range(0, len(grey), config.compute.batch_size):
             part = grey[begin : begin + config.compute.batch_size]

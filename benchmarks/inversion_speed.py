@@ -20,12 +20,12 @@ from scipy.optimize import minimize
 from dmt_ray.config import InversionConfig, ModelConfig
 from dmt_ray.errors import DmtError
 from dmt_ray.method import color, lbfgs
-from dmt_ray.method.inversion import PictureObjective
+from dmt_ray.method.inversion.objective import PictureObjective
+from dmt_ray.method.networks.vgg import VGG
 from dmt_ray.method.pictures import working_rgb
-from dmt_ray.method.vgg import VGG
 from dmt_ray.storage.files import list_files, read_bytes
 from dmt_ray.storage.images import decode_image
-from dmt_ray.storage.weights import resolve_weights
+from dmt_ray.storage.models.weights import resolve_weights
 
 
 @dataclass(frozen=True)

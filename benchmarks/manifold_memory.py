@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from dmt_ray.storage.manifolds import Array, RowBlocks, open_arrays, save_arrays
+from dmt_ray.storage.models.manifolds import Array, RowBlocks, open_arrays, save_arrays
 
 _ROWS_PER_BLOCK = 16
 _COLUMNS_PER_CHUNK = 65536

@@ -25,10 +25,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from dmt_ray.pipeline.carry import carried_schema
-from dmt_ray.pipeline.plan_file import load_plan, make_plan, plan_bytes
+from dmt_ray.output.input_columns import output_fields
+from dmt_ray.output.plan import load_plan, make_plan, plan_bytes
 from dmt_ray.storage.files import write_atomic
-from dmt_ray.storage.inputs import list_inputs, open_listing
+from dmt_ray.storage.inputs.registry import list_inputs, open_listing
 
 SHARD_SIZE = 32
 FORMS = ("objects (reference)", "list file", "CSV of URIs", "Parquet of URIs")
@@ -84,7 +84,7 @@ def _plan(form: str, place: str) -> int:
         return sum(bool(shard) for shard in shards)
     listing = open_listing(place)
     with tempfile.TemporaryDirectory() as output:
-        plan = make_plan(listing, SHARD_SIZE, carried_schema(listing.carried))
+        plan = make_plan(listing, SHARD_SIZE, output_fields(listing.input_columns))
         write_atomic(f"{output}/plan.parquet", plan_bytes(plan))
         return sum(bool(shard.items) for shard in load_plan(output))
 

@@ -27,18 +27,18 @@ from dmt_ray.config import (
     ExemplarConfig,
     InputConfig,
     ModelConfig,
-    MoveConfig,
     OutputConfig,
-    PixelConfig,
     TransformConfig,
+    TransformInversionConfig,
+    TransformTraversalConfig,
 )
-from dmt_ray.method.manifold import BLOCK_BYTES
+from dmt_ray.jobs.exemplars import allocate
+from dmt_ray.method.networks.vgg import VGG
 from dmt_ray.method.pictures import BATCH
-from dmt_ray.method.selection import Subject
-from dmt_ray.method.transform import Transformer, build_manifold
-from dmt_ray.method.vgg import VGG
-from dmt_ray.pipeline.exemplars import allocate
-from dmt_ray.storage.weights import resolve_weights
+from dmt_ray.method.transformer import Transformer, build_manifold
+from dmt_ray.method.traversal.manifold import BLOCK_BYTES
+from dmt_ray.method.traversal.selection import ImageIdentity
+from dmt_ray.storage.models.weights import resolve_weights
 
 MIB = 2**20
 #: Bytes per pixel and image of a pass of the network without and with gradients, float32, to conv5_1.
@@ -83,18 +83,18 @@ def measure(options: Options, size: int) -> dict[str, list[float]]:
         OutputConfig("-"),
         ExemplarConfig(source="-", target="-"),
         ModelConfig(size=size, weights="random:0", precision="fp32"),
-        MoveConfig(strength=(1.0,)),
-        PixelConfig(iterations=12),
+        TransformTraversalConfig(strength=(1.0,)),
+        TransformInversionConfig(iterations=12),
     )
     weights = resolve_weights("vgg16", "random:0")
     network = VGG(weights.arrays, "vgg16", config.model.taps, precision="fp32", device=torch.device("cpu"))
     half = options.exemplars // 2
 
-    def pictures(seed: int, count: int) -> Iterator[tuple[np.ndarray, Subject]]:
+    def pictures(seed: int, count: int) -> Iterator[tuple[np.ndarray, ImageIdentity]]:
         random = np.random.default_rng(seed)
         for _ in range(count):
             coarse = random.integers(0, 256, (size // 16, size // 16, 3), np.uint8)
-            yield np.kron(coarse, np.ones((16, 16, 1), np.uint8)), Subject()
+            yield np.kron(coarse, np.ones((16, 16, 1), np.uint8)), ImageIdentity()
 
     result: dict[str, list[float]] = {}
 
@@ -106,8 +106,8 @@ def measure(options: Options, size: int) -> dict[str, list[float]]:
     arrays = stage("fit", lambda: build_manifold(network, sets, options.exemplars, config, allocate))
     transformer = Transformer(network, arrays, config)  # type: ignore[arg-type]
     inputs = np.stack([transformer.working(rgb) for rgb, _ in pictures(2, BATCH)])
-    subjects = [Subject()] * BATCH
-    moved = stage("traverse", lambda: transformer.traverse(inputs, subjects))
+    identities = [ImageIdentity()] * BATCH
+    moved = stage("traverse", lambda: transformer.traverse(inputs, identities))
     few = inputs[: options.batch_size]
     masks = [None] * len(few)
     stage("reconstruct", lambda: transformer.reconstruct(few, moved[: len(few)], masks))  # type: ignore[index]

@@ -29,36 +29,36 @@ from dmt_ray.config import (
     ExemplarConfig,
     InputConfig,
     ModelConfig,
-    MoveConfig,
     OutputConfig,
-    PixelConfig,
     TransformConfig,
+    TransformInversionConfig,
+    TransformTraversalConfig,
 )
 from dmt_ray.errors import DmtError, SettingsError
-from dmt_ray.method.alexnet import AlexNet
 from dmt_ray.method.displacement import Edit
+from dmt_ray.method.networks.alexnet import AlexNet
+from dmt_ray.method.networks.vgg import VGG
 from dmt_ray.method.pictures import to_tensor, working_rgb
-from dmt_ray.method.selection import Subject
-from dmt_ray.method.transform import Transformer, build_manifold
-from dmt_ray.method.vgg import VGG
+from dmt_ray.method.transformer import Transformer, build_manifold
+from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.report.contact_sheet import contact_sheet
 from dmt_ray.storage.files import list_files, read_bytes
 from dmt_ray.storage.images import decode_image
-from dmt_ray.storage.weights import load_alexnet, load_lpips, resolve_weights
+from dmt_ray.storage.models.weights import load_alexnet, load_lpips, resolve_weights
 
 #: What each method sets; the rest are the job's defaults.
-METHODS: dict[str, tuple[MoveConfig, PixelConfig]] = {
+METHODS: dict[str, tuple[TransformTraversalConfig, TransformInversionConfig]] = {
     # Gardner et al. 2015: every unit standardised, total variation on the image.
     "paper": (
-        MoveConfig(standardise="unit", mean_kernel=0.5, shrink=0.0),
-        PixelConfig(tv_on="image", tv_weight=10.0, iterations=60, pixel_share=0.0),
+        TransformTraversalConfig(standardise="unit", mean_kernel=0.5, shrink=0.0),
+        TransformInversionConfig(tv_on="image", tv_weight=10.0, iterations=60, pixel_share=0.0),
     ),
     # Upchurch et al. 2017: a straight line between means of nearest exemplars, total variation on the image.
     "dfi": (
-        MoveConfig(method="dfi", standardise="none", neighbors=100, shrink=0.0),
-        PixelConfig(tv_on="image", tv_weight=10.0, iterations=60, pixel_share=0.0),
+        TransformTraversalConfig(method="dfi", standardise="none", neighbors=100, shrink=0.0),
+        TransformInversionConfig(tv_on="image", tv_weight=10.0, iterations=60, pixel_share=0.0),
     ),
-    "ours": (MoveConfig(), PixelConfig()),
+    "ours": (TransformTraversalConfig(), TransformInversionConfig()),
 }
 
 
@@ -82,9 +82,9 @@ class Options:
     """Seed for the split of persons."""
     sheet: str | None = None
     """Write a contact sheet (PNG) of the first faces of each direction here."""
-    move: MoveConfig = field(default_factory=MoveConfig)
+    move: TransformTraversalConfig = field(default_factory=TransformTraversalConfig)
     """For ours."""
-    pixels: PixelConfig = field(default_factory=PixelConfig)
+    pixels: TransformInversionConfig = field(default_factory=TransformInversionConfig)
     """For ours."""
 
 
@@ -173,7 +173,11 @@ def split(options: Options) -> tuple[Faces, Faces]:
 
 
 def transform(
-    method: tuple[MoveConfig, PixelConfig], options: Options, exemplars: Faces, inputs: Faces, network: VGG
+    method: tuple[TransformTraversalConfig, TransformInversionConfig],
+    options: Options,
+    exemplars: Faces,
+    inputs: Faces,
+    network: VGG,
 ) -> list[Moved]:
     """Move every input to the other class; return the results of each strength."""
     move = replace(method[0], strength=options.strengths)
@@ -189,7 +193,7 @@ def transform(
     edits: dict[int, list[Edit]] = {}
     seconds = 0.0
     for source in (0, 1):
-        sets = [((rgb, Subject()) for rgb in exemplars.of(label)) for label in (source, 1 - source)]
+        sets = [((rgb, ImageIdentity()) for rgb in exemplars.of(label)) for label in (source, 1 - source)]
         arrays = build_manifold(network, [*sets, iter(())], len(exemplars.rgb), config)
         transformer = Transformer(network, arrays, config, lpips)
         chosen = np.flatnonzero(inputs.label == source)
@@ -197,7 +201,7 @@ def transform(
         for begin in range(0, len(chosen), 8):
             part = chosen[begin : begin + 8]
             pictures = np.stack([to_tensor(inputs.rgb[index]).numpy() for index in part]).astype(np.float32)
-            moved = transformer.traverse(pictures, [Subject()] * len(part))
+            moved = transformer.traverse(pictures, [ImageIdentity()] * len(part))
             edits |= dict(zip(part, transformer.reconstruct(pictures, moved, [None] * len(part)), strict=True))
         seconds += time.perf_counter() - started
     each = seconds / len(inputs.rgb) / len(options.strengths)

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from dmt_ray.pipeline.carry import carried_schema
-from dmt_ray.pipeline.commit import commit_shard, rows_table
-from dmt_ray.pipeline.plan import PLAN_FILE, RUN_FILE
-from dmt_ray.pipeline.plan_file import load_plan, make_plan
-from dmt_ray.pipeline.verify import verify_output
+from dmt_ray.output.commit import commit_shard, rows_table
+from dmt_ray.output.input_columns import output_fields
+from dmt_ray.output.plan import PLAN_FILE, load_plan, make_plan
+from dmt_ray.output.run_record import RUN_FILE
+from dmt_ray.output.verify import verify_output
 from dmt_ray.storage import files
 from dmt_ray.storage.images import encode_image
-from dmt_ray.storage.inputs import open_listing
+from dmt_ray.storage.inputs.registry import open_listing
 
 SHARD_SIZE = 32
 #: The quick check must take less than this share of the deep check's time.
@@ -52,7 +52,7 @@ def _make_output(folder: str, rows: int) -> int:
     pictures = [encode_image(random.integers(0, 256, (96, 96, 3), np.uint8), "png", 95) for _ in range(12)]
     listing = Path(folder, "inputs.csv")
     listing.write_text("uri\n" + "".join(f"/photos/{index:07d}.jpg\n" for index in range(rows)), encoding="utf-8")
-    plan = make_plan(open_listing(str(listing), limit=None), SHARD_SIZE, carried_schema(pa.schema([])))
+    plan = make_plan(open_listing(str(listing), limit=None), SHARD_SIZE, output_fields(pa.schema([])))
     listing.unlink()
     output = Path(folder)
     (output / PLAN_FILE).write_bytes(files.read_bytes(plan.file.uri))

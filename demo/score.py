@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from dmt_ray.method import metrics
+from dmt_ray.method.metrics import pixels as metrics
 from dmt_ray.report.contact_sheet import contact_sheet
 
 

@@ -25,7 +25,7 @@ from dmt_ray.config import (
     TransformConfig,
 )
 from dmt_ray.errors import DmtError, SettingsError
-from dmt_ray.leaving import leave
+from dmt_ray.process_exit import exit_process
 
 EXIT_SETTINGS = 2
 EXIT_INCOMPLETE = 3
@@ -208,25 +208,25 @@ def parse_job(command: JobCommand, argv: Sequence[str], prog: str | None = None)
 def _job(command: JobCommand, argv: list[str], prog: str | None) -> int:
     config = parse_job(command, argv, prog)
     if isinstance(config, FitConfig):
-        from dmt_ray.pipeline.manifolds import fit
+        from dmt_ray.jobs.manifolds import fit
 
-        fit(config, say=print)
+        fit(config, emit=print)
         return 0
     from dmt_ray.pipeline.run import run_job
 
-    return run_job(config, say=print)
+    return run_job(config, emit=print)
 
 
 def _reconstruct(command: ReconstructCommand) -> int:
-    from dmt_ray.pipeline.displacements import reconstruct_config
+    from dmt_ray.jobs.reconstruct import reconstruct_config
     from dmt_ray.pipeline.run import run_job
 
     values = {field.name: getattr(command, field.name) for field in dataclasses.fields(ReconstructConfig)}
-    return run_job(reconstruct_config(ReconstructConfig(**values)), say=print)
+    return run_job(reconstruct_config(ReconstructConfig(**values)), emit=print)
 
 
 def _weights(command: WeightsCommand) -> int:
-    from dmt_ray.storage.weights import cached_weights, load_lpips, resolve_weights
+    from dmt_ray.storage.models.weights import cached_weights, load_lpips, resolve_weights
 
     fetched = [resolve_weights(command.backbone, command.weights)]
     if command.lpips:
@@ -239,8 +239,8 @@ def _weights(command: WeightsCommand) -> int:
 
 
 def _verify(command: VerifyCommand) -> int:
-    from dmt_ray.pipeline.compact import is_compaction, verify_compaction
-    from dmt_ray.pipeline.verify import discard_unsound, verify_output
+    from dmt_ray.output.compact import is_compaction, verify_compaction
+    from dmt_ray.output.verify import discard_unsound, verify_output
 
     if is_compaction(command.output):
         if command.discard:
@@ -273,7 +273,7 @@ def split_lists(argv: list[str], options: Mapping[str, Any]) -> list[str]:
 
 
 def _compact(command: CompactCommand) -> int:
-    from dmt_ray.pipeline.compact import compact
+    from dmt_ray.output.compact import compact
 
     report = compact(command.output, command.dest, command.file_size * 10**6)
     for line in report.sentences():
@@ -351,7 +351,7 @@ def option_types(config: type) -> dict[str, Any]:
 
 def run() -> None:
     """Entry point of the ``dmt-ray`` script."""
-    leave(main())
+    exit_process(main())
 
 
 if __name__ == "__main__":

@@ -348,7 +348,7 @@ class ExemplarConfig:
 
 
 @dataclass(frozen=True)
-class MoveConfig:
+class TransformTraversalConfig:
     """How features are moved from the source class towards the target class."""
 
     method: Method = "dmt"
@@ -416,7 +416,7 @@ class MoveConfig:
 
 
 @dataclass(frozen=True)
-class PixelConfig:
+class TransformInversionConfig:
     """How moved features become pixels again."""
 
     iterations: int = 20
@@ -469,8 +469,8 @@ class TransformConfig:
     output: OutputConfig
     exemplars: ExemplarConfig
     model: ModelConfig = field(default_factory=ModelConfig)
-    traversal: MoveConfig = field(default_factory=MoveConfig)
-    inversion: PixelConfig = field(default_factory=PixelConfig)
+    traversal: TransformTraversalConfig = field(default_factory=TransformTraversalConfig)
+    inversion: TransformInversionConfig = field(default_factory=TransformInversionConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     run: RunConfig = field(default_factory=RunConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -551,5 +551,5 @@ class FitConfig:
             OutputConfig(self.output),
             self.exemplars,
             self.model,
-            MoveConfig(traversal=self.traversal, standardise=self.standardise),
+            TransformTraversalConfig(traversal=self.traversal, standardise=self.standardise),
         )

@@ -4,7 +4,7 @@ The same as ``dmt-ray colorize``. Works on one machine, and on a cluster through
 """
 
 from dmt_ray.cli import colorize_main
-from dmt_ray.leaving import leave
+from dmt_ray.process_exit import exit_process
 
 if __name__ == "__main__":
-    leave(colorize_main())
+    exit_process(colorize_main())

@@ -4,7 +4,7 @@ The same as ``dmt-ray transform``. Works on one machine, and on a cluster throug
 """
 
 from dmt_ray.cli import transform_main
-from dmt_ray.leaving import leave
+from dmt_ray.process_exit import exit_process
 
 if __name__ == "__main__":
-    leave(transform_main())
+    exit_process(transform_main())

@@ -16,11 +16,13 @@ FLOORS = {
     "dmt_ray.config": 0,
     "dmt_ray.method": 1,
     "dmt_ray.storage": 2,
-    "dmt_ray.pipeline": 3,
-    "dmt_ray.report": 3,
-    "dmt_ray.cli": 4,
-    "dmt_ray.leaving": 4,
-    "jobs": 4,
+    "dmt_ray.output": 3,
+    "dmt_ray.jobs": 4,
+    "dmt_ray.report": 4,
+    "dmt_ray.pipeline": 5,
+    "dmt_ray.cli": 6,
+    "dmt_ray.process_exit": 6,
+    "jobs": 6,
 }
 #: What the lower floors must do without: method is numbers only, storage knows nothing of Ray or torch models.
 FORBIDDEN = {

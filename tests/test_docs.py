@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dmt_ray.config import ColorizeConfig, TransformConfig
-from dmt_ray.pipeline.commit import ROW_SCHEMA
+from dmt_ray.output.commit import ROW_SCHEMA
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from dmt_ray.method.likeness import Likeness
+from dmt_ray.method.metrics.similarity import Similarity
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Edit:
     feature_loss_before: float
     feature_loss_after: float
     iterations: int
-    likeness: Likeness
+    likeness: Similarity
     frames: tuple[np.ndarray, ...] = ()
 
     def with_frames(self, frames: tuple[np.ndarray, ...]) -> Edit:

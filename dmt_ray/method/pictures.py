@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmt_ray.method.vgg import VGG
+from dmt_ray.method.networks.vgg import VGG
 
 #: Pictures that go through the network at a time when nothing else decides it.
 BATCH = 8
@@ -44,7 +44,7 @@ def features(network: VGG, images: Tensor) -> list[np.ndarray]:
     return [np.concatenate(part) for part in parts]
 
 
-def carry(rgb: np.ndarray, difference: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+def upsample_edit(rgb: np.ndarray, difference: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """Bring an edit that was made at working size to a picture's own resolution.
 
     The difference is upsampled and added, so the picture keeps the detail that the working size never had.

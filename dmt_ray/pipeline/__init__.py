@@ -1,1 +1,1 @@
-"""Floor 3, the pipeline: plan, stream, commit, verify on Ray."""
+"""Floor 5, the pipeline: plan, stream, commit, verify on Ray."""

@@ -14,17 +14,17 @@ import pyarrow as pa
 import ray
 import torch
 
-from dmt_ray.pipeline.carry import Carrier
-from dmt_ray.pipeline.commit import commit_shard
-from dmt_ray.pipeline.displacements import Saved, saved_displacements
-from dmt_ray.pipeline.editors import JobConfig
-from dmt_ray.pipeline.exemplars import ExemplarSets, learn_exemplars
-from dmt_ray.pipeline.last_words import Witness, leave_last_words, watched
-from dmt_ray.pipeline.plan_file import Plan, Shard, load_plan
-from dmt_ray.pipeline.redo import failed_items, with_kept_rows
+from dmt_ray.jobs.editors import JobConfig
+from dmt_ray.jobs.exemplars import ExemplarSets, learn_exemplars
+from dmt_ray.output.commit import commit_shard
+from dmt_ray.output.displacements import Saved, saved_displacements
+from dmt_ray.output.input_columns import InputColumns
+from dmt_ray.output.plan import Plan, Shard, load_plan
+from dmt_ray.output.retry_failed import failed_items, with_kept_rows
+from dmt_ray.pipeline.crash_report import CrashTrace, kill_after, start_crash_trace
 from dmt_ray.pipeline.resources import pick_device
-from dmt_ray.pipeline.work import DeviceLostError, Workbench
-from dmt_ray.storage.inputs import InputItem
+from dmt_ray.pipeline.shard_processor import DeviceLostError, ShardProcessor
+from dmt_ray.storage.inputs.registry import InputItem
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ class Shared:
     """Of the run's settings; every shard's file is stamped with it."""
     retry: frozenset[int]
     """Shards of which only the images with error rows are done."""
-    foreman: Any
-    """Handle of the run's ``Foreman``."""
+    attempts_actor: Any
+    """Handle of the run's ``Attempts``."""
 
 
 class ShardActor:
@@ -74,7 +74,7 @@ class ShardActor:
         self.shared = shared
         self.worker = f"{ray.util.get_node_ip_address()}:{os.getpid()}" + "".join(f" gpu {gpu}" for gpu in self.gpus)
         arrays, exemplars, lpips = ray.get([shared.arrays, shared.exemplars, shared.lpips])
-        self.bench = Workbench(
+        self.processor = ShardProcessor(
             arrays,
             exemplars,
             shared.config,
@@ -90,9 +90,9 @@ class ShardActor:
         return load_plan(self.shared.config.output.output)
 
     @functools.cached_property
-    def carrier(self) -> Carrier:
+    def carrier(self) -> InputColumns:
         """Adds the input's own columns."""
-        return Carrier(self.plan.carried)
+        return InputColumns(self.plan.input_columns)
 
     def saved(self, shard: int) -> dict[str, Saved] | None:
         """Return what an earlier run of traversals made of a shard's images; None when this run moves them."""
@@ -102,7 +102,7 @@ class ShardActor:
     def begin(self, stage: str, shard: int) -> int:
         """Ask to begin a stage of a shard; return the number of this try, or 0: no. Without an answer it is 1."""
         try:
-            return int(ray.get(self.shared.foreman.begin.remote(stage, shard), timeout=60))
+            return int(ray.get(self.shared.attempts_actor.begin.remote(stage, shard), timeout=60))
         except ray.exceptions.RayError as error:
             logger.warning("No count of attempts for shard %d: %s", shard, error)
             return 1
@@ -121,8 +121,8 @@ class TraversalActor(ShardActor):
         attempts = self.begin("traverse", number)
         if not attempts:
             return None
-        with watched(self.shared.config.run.shard_timeout), leaving_a_lost_device():
-            table = self.bench.traverse(items_todo(self.shared, self.plan.file.shard(number)), self.saved(number))
+        with kill_after(self.shared.config.run.shard_timeout), leaving_a_lost_device():
+            table = self.processor.traverse(items_todo(self.shared, self.plan.file.shard(number)), self.saved(number))
         return {"shard": number, "payload": to_ipc(table), "attempts": attempts}
 
 
@@ -140,12 +140,12 @@ class ReconstructionActor(ShardActor):
         begun = self.begin("reconstruct", number)
         if not begun:
             return None
-        with watched(self.shared.config.run.shard_timeout), leaving_a_lost_device():
-            table = self.bench.reconstruct(from_ipc(payload), max(attempts, begun))
+        with kill_after(self.shared.config.run.shard_timeout), leaving_a_lost_device():
+            table = self.processor.reconstruct(from_ipc(payload), max(attempts, begun))
             summary = finish_shard(self.shared, self.carrier, self.plan.file.shard(number), table)
         return summary | {
             "worker": self.worker,
-            "device": str(self.bench.device),
+            "device": str(self.processor.device),
             "gpus": ",".join(self.gpus),
             "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         }
@@ -154,14 +154,14 @@ class ReconstructionActor(ShardActor):
 class IsolationActor(ShardActor):
     """Both stages for one image at a time, in a process that may well die over it."""
 
-    def ready(self) -> Witness:
+    def ready(self) -> CrashTrace:
         """Tell that the model is loaded: a death from here on has to do with an image, and leaves a trace."""
-        return leave_last_words()
+        return start_crash_trace()
 
     def edit(self, shard: int, item: InputItem, attempts: int) -> bytes:
         """Return the rows of an image of a shard as an Arrow IPC stream."""
-        with watched(self.shared.config.run.shard_timeout), leaving_a_lost_device():
-            return to_ipc(self.bench.reconstruct(self.bench.traverse([item], self.saved(shard)), attempts))
+        with kill_after(self.shared.config.run.shard_timeout), leaving_a_lost_device():
+            return to_ipc(self.processor.reconstruct(self.processor.traverse([item], self.saved(shard)), attempts))
 
 
 def make_exemplars(
@@ -180,7 +180,7 @@ def items_todo(shared: Shared, shard: Shard) -> Sequence[InputItem]:
     return shard.items
 
 
-def finish_shard(shared: Shared, carrier: Carrier, shard: Shard, table: pa.Table) -> dict[str, Any]:
+def finish_shard(shared: Shared, carrier: InputColumns, shard: Shard, table: pa.Table) -> dict[str, Any]:
     """Commit a shard; return its figures by name of ``SUMMARY_SCHEMA``, see ``summarise``.
 
     Parameters:

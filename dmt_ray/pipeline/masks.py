@@ -7,12 +7,12 @@ import torch
 
 from dmt_ray.config import ColorizeConfig, MaskConfig
 from dmt_ray.errors import DmtError, ImageError
+from dmt_ray.jobs.editors import Array, JobConfig
 from dmt_ray.method.pictures import resize
-from dmt_ray.pipeline.editors import Array, JobConfig
 from dmt_ray.storage import files
 from dmt_ray.storage.images import decode_image
-from dmt_ray.storage.inputs import InputItem
-from dmt_ray.storage.reading import SharedReader
+from dmt_ray.storage.inputs.registry import InputItem
+from dmt_ray.storage.inputs.shared_reader import SharedReader
 
 
 class MaskReader:

@@ -10,17 +10,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dmt_ray.errors import DmtError, SettingsError
-from dmt_ray.pipeline.editors import JobConfig
-from dmt_ray.pipeline.exemplars import MANIFOLD_FOLDER, saved_manifold
-from dmt_ray.pipeline.manifolds import save_manifold
-from dmt_ray.pipeline.plan import PreparedRun, prepare_run, write_run
+from dmt_ray.jobs.editors import JobConfig
+from dmt_ray.jobs.exemplars import MANIFOLD_FOLDER, saved_manifold
+from dmt_ray.jobs.manifolds import save_manifold
+from dmt_ray.output.shard_file import committed
+from dmt_ray.output.verify import VerifyReport, verify_output
+from dmt_ray.pipeline.prepare import PreparedRun, prepare_run, write_run
 from dmt_ray.pipeline.progress import Progress
-from dmt_ray.pipeline.shard_file import committed
-from dmt_ray.pipeline.stopping import GraceOverError, Stopper, attended
-from dmt_ray.pipeline.verify import VerifyReport, verify_output
+from dmt_ray.pipeline.stopping import GraceOverError, Stopper, poll_during
 from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
-from dmt_ray.storage.manifolds import RECORD_NAME
+from dmt_ray.storage.models.manifolds import RECORD_NAME
 
 if TYPE_CHECKING:
     from dmt_ray.pipeline.actors import Shared
@@ -34,14 +34,14 @@ EXIT_ERRORS = 4
 _STAGES = ("read", "traverse", "reconstruct")
 
 
-def run_job(config: JobConfig, say: Callable[[str], None] = logger.info) -> int:
+def run_job(config: JobConfig, emit: Callable[[str], None] = logger.info) -> int:
     """Work through a dataset and return the process's exit code.
 
     Attaches to a running Ray, and starts a local one otherwise. Every check that needs no actor comes before that.
 
     Parameters:
         config: all options.
-        say: gets the closing summary, a line at a time.
+        emit: gets the closing summary, a line at a time.
 
     Returns:
         0 every planned input has its rows; 3 some have none; 4 more error rows than ``max_error_rate``, or so many
@@ -53,9 +53,9 @@ def run_job(config: JobConfig, say: Callable[[str], None] = logger.info) -> int:
     run = prepare_run(config)
     config = run.config
     for line in _intentions(run):
-        (say if config.run.dry_run else logger.info)(line)
+        (emit if config.run.dry_run else logger.info)(line)
     if config.run.dry_run:
-        say("Dry run: everything was checked, nothing was written.")
+        emit("Dry run: everything was checked, nothing was written.")
         return EXIT_COMPLETE
     totals: dict[str, float] = defaultdict(float)
     # A retry does what failed before: that much of it fails again says nothing of the whole.
@@ -65,13 +65,13 @@ def run_job(config: JobConfig, say: Callable[[str], None] = logger.info) -> int:
         skipped = _run_on_ray(run, totals, stopper)
         if skipped:
             count = sum(map(len, run.exemplars.values()))
-            say(f"{len(skipped)} of {count} {_exemplars(run)} were left out; the first: {skipped[0]}")
+            emit(f"{len(skipped)} of {count} {_exemplars(run)} were left out; the first: {skipped[0]}")
     else:
         write_run(run)
     report = verify_output(config.output.output)
     code = exit_code(report, config.run.max_error_rate, going_wrong=stopper.going_wrong)
     for line in _summary(run, report, totals, code):
-        say(line)
+        emit(line)
     return code
 
 
@@ -109,7 +109,7 @@ def _run_on_ray(run: PreparedRun, totals: dict[str, float], stopper: Stopper) ->
 def _run_shards(run: PreparedRun, totals: dict[str, float], stopper: Stopper) -> list[str]:
     import ray
 
-    from dmt_ray.pipeline.isolate import isolate_shards
+    from dmt_ray.pipeline.isolation import isolate_shards
     from dmt_ray.pipeline.stream import share_exemplars, stream_shards
 
     config = run.config
@@ -124,7 +124,7 @@ def _run_shards(run: PreparedRun, totals: dict[str, float], stopper: Stopper) ->
     steps = len(config.strengths)
     planned = steps * run.shards.images
     began = time.monotonic()
-    stopper.stop_shards = shared.foreman.stop.remote
+    stopper.stop_shards = shared.attempts_actor.stop.remote
     with stopper, Progress(planned, planned - run.rows_todo, shown=config.run.progress) as progress:
         seen: set[int] = set()
 
@@ -136,13 +136,13 @@ def _run_shards(run: PreparedRun, totals: dict[str, float], stopper: Stopper) ->
                 totals[name] += summary[name]
 
         try:
-            for summary in attended(stream_shards(run.todo, shared, pools), stopper.look):
+            for summary in poll_during(stream_shards(run.todo, shared, pools), stopper.look):
                 count(summary)
             lost = run.todo.without(seen)
             lost = lost.without(committed(lost, run.expected).sound.keys() - run.retry.keys())
             if lost and not stopper.stopping:
                 isolated = isolate_shards(lost, shared, pools.reconstruction, lambda: stopper.stopping)
-                for summary in attended(isolated, stopper.look):
+                for summary in poll_during(isolated, stopper.look):
                     count(summary)
         except (ray.exceptions.RayError, DmtError, GraceOverError) as error:
             # What is committed stays; the check below says what is missing, and the exit code tells.

@@ -120,7 +120,7 @@ def going_wrong(rows: int, errors: int, allowed: float) -> bool:
     return (middle - spread) / (1 + z * z / rows) > allowed
 
 
-def attended(results: Iterator[T], look: Callable[[], None]) -> Iterator[T]:
+def poll_during(results: Iterator[T], look: Callable[[], None]) -> Iterator[T]:
     """Yield the results, which a thread of its own waits for, and call ``look`` several times a second meanwhile."""
     queue: SimpleQueue[tuple[list[T], BaseException | None]] = SimpleQueue()
 

@@ -16,10 +16,10 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayTaskError
 
 from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.output.plan import Plan
 from dmt_ray.pipeline.actors import ReconstructionActor, Shared, TraversalActor, make_exemplars
-from dmt_ray.pipeline.foreman import Foreman
-from dmt_ray.pipeline.plan import PreparedRun
-from dmt_ray.pipeline.plan_file import Plan
+from dmt_ray.pipeline.attempts import Attempts
+from dmt_ray.pipeline.prepare import PreparedRun
 from dmt_ray.pipeline.resources import ActorPlan, PoolPlan, plan_pools
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, list[str]]:
     gpus = pools.reconstruction.num_gpus
     task: Any = ray.remote(num_cpus=0 if gpus else 1, num_gpus=gpus, num_returns=2, max_retries=2)(make_exemplars)
     exemplars, skipped = task.remote(arrays, run.exemplars, config, pools.reconstruction.threads)
-    foreman: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Foreman)
+    attempts_actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts)
     try:
         left_out: list[str] = ray.get(skipped)
     except RayTaskError as error:
@@ -54,7 +54,14 @@ def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, list[str]]:
         raise
     lpips = ray.put(None if run.lpips is None else run.lpips.arrays)
     shared = Shared(
-        arrays, exemplars, lpips, config, run.weights_label, run.fingerprint, frozenset(run.retry), foreman.remote()
+        arrays,
+        exemplars,
+        lpips,
+        config,
+        run.weights_label,
+        run.fingerprint,
+        frozenset(run.retry),
+        attempts_actor.remote(),
     )
     return shared, pools, left_out
 
@@ -63,7 +70,7 @@ def stream_shards(shards: Plan, shared: Shared, pools: PoolPlan) -> Iterator[dic
     """Run the shards through both pools; yield one row of ``SUMMARY_SCHEMA`` per committed shard, in any order.
 
     A shard whose actor dies ``1 + SHARD_RETRIES`` times has no summary, nor has one that was not begun any more when
-    the foreman was told to stop.
+    the run was told to stop.
 
     Raises:
         ray.exceptions.RayError: too many shards were lost, or an actor cannot start.

@@ -1,1 +1,1 @@
-"""Floor 3, reports: pictures and figures of a finished run."""
+"""Floor 4, reports: pictures and figures of a finished run."""

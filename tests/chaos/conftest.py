@@ -18,7 +18,7 @@ import pytest
 from material import photo
 from PIL import Image
 
-from dmt_ray.pipeline.verify import verify_output
+from dmt_ray.output.verify import verify_output
 
 #: Figures that tell how a run went, and not what it made.
 _HOW = ["attempts", "worker", "seconds_read", "seconds_traverse", "seconds_reconstruct"]

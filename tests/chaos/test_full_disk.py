@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from chaos.conftest import PATIENCE, attached, command_line, shard_files
-from dmt_ray.pipeline.verify import verify_output
+from dmt_ray.output.verify import verify_output
 
 pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos, pytest.mark.timeout(2 * PATIENCE)]
 

@@ -12,7 +12,7 @@ from faulty_s3 import SECRET
 from material import photo
 
 from chaos.conftest import PATIENCE, attached, rows_of, until
-from dmt_ray.pipeline.verify import verify_output
+from dmt_ray.output.verify import verify_output
 
 pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos, pytest.mark.timeout(2 * PATIENCE)]
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from chaos.conftest import PATIENCE, attached, command_line, rows_of, shard_files, until
+from dmt_ray.output.verify import verify_output
 from dmt_ray.pipeline.run import run_job
-from dmt_ray.pipeline.verify import verify_output
 
 pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos, pytest.mark.timeout(2 * PATIENCE)]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dmt_ray.method.vgg import VGG
-from dmt_ray.storage.weights import resolve_weights
+from dmt_ray.method.networks.vgg import VGG
+from dmt_ray.storage.models.weights import resolve_weights
 
 TAPS = ("conv3_1", "conv4_1", "conv5_1")
 

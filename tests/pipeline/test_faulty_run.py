@@ -11,9 +11,9 @@ import pytest
 import ray
 from faulty_s3 import SECRET
 
+from dmt_ray.output.verify import verify_output
 from dmt_ray.pipeline.run import run_job
-from dmt_ray.pipeline.verify import verify_output
-from dmt_ray.storage import remote, retry
+from dmt_ray.storage.files import remote, retry
 
 pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos, pytest.mark.timeout(900)]
 
@@ -35,12 +35,12 @@ def pickled(monkeypatch):
     """Whether the secret was in it, for everything that this process pickled for Ray."""
     dumps, seen = ray.cloudpickle.dumps, []
 
-    def watched(value, *args, **kwargs):
+    def kill_after(value, *args, **kwargs):
         data = dumps(value, *args, **kwargs)
         seen.append(SECRET.encode() in data)
         return data
 
-    monkeypatch.setattr(ray.cloudpickle, "dumps", watched)
+    monkeypatch.setattr(ray.cloudpickle, "dumps", kill_after)
     return seen
 
 

@@ -10,8 +10,8 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
+from dmt_ray.output.verify import verify_output
 from dmt_ray.pipeline.run import run_job
-from dmt_ray.pipeline.verify import verify_output
 
 IDS = [
     "../../escaped",

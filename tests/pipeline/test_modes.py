@@ -9,11 +9,11 @@ import pytest
 
 from dmt_ray.config import RunConfig
 from dmt_ray.errors import SettingsError
-from dmt_ray.pipeline.carry import Carrier
-from dmt_ray.pipeline.commit import commit_shard, rows_table, shard_uri
-from dmt_ray.pipeline.plan import load_plan, prepare_run, write_run
-from dmt_ray.pipeline.redo import failed_items, with_kept_rows
-from dmt_ray.pipeline.verify import verify_output
+from dmt_ray.output.commit import commit_shard, rows_table, shard_uri
+from dmt_ray.output.input_columns import InputColumns
+from dmt_ray.output.retry_failed import failed_items, with_kept_rows
+from dmt_ray.output.verify import verify_output
+from dmt_ray.pipeline.prepare import load_plan, prepare_run, write_run
 
 
 def rows_of(item, steps=1, *, failed=False, mark=b"image"):
@@ -102,7 +102,7 @@ def test_retry_does_just_the_images_that_failed(written, configure, folder, tmp_
     assert [item.id for item in failed] == ["empty.jpg"]
     before = pq.read_table(shard_uri(out, 0))
     redone = rows_table([row for item in failed for row in rows_of(item, 2, mark=b"better")])
-    whole = with_kept_rows(out, first, Carrier(run.shards.carried).add(redone, failed))
+    whole = with_kept_rows(out, first, InputColumns(run.shards.input_columns).add(redone, failed))
     commit_shard(out, 0, [whole], run.fingerprint)
     after = pq.read_table(shard_uri(out, 0))
     assert after["image"].to_pylist()[:2] == [b"betterempty.jpg"] * 2

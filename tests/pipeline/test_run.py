@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dmt_ray.pipeline.commit import ROW_SCHEMA
+from dmt_ray.output.commit import ROW_SCHEMA
 from dmt_ray.pipeline.run import run_job
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -88,7 +88,7 @@ GPU_SCRIPT = """
 import json, sys
 import ray
 from dmt_ray.cli import ColorizeCommand, parse_job
-from dmt_ray.pipeline.plan import prepare_run, write_run
+from dmt_ray.pipeline.prepare import prepare_run, write_run
 from dmt_ray.pipeline.stream import share_exemplars, stream_shards
 
 ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)

@@ -10,9 +10,9 @@ import pytest
 from dmt_ray import cli
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.method.displacement import Displacement
-from dmt_ray.pipeline.plan import prepare_run
-from dmt_ray.pipeline.verify import verify_output
-from dmt_ray.storage.manifolds import open_arrays, save_arrays
+from dmt_ray.output.verify import verify_output
+from dmt_ray.pipeline.prepare import prepare_run
+from dmt_ray.storage.models.manifolds import open_arrays, save_arrays
 
 SMALL = ["--size", 64, "--taps", "conv2_1", "conv3_1", "--weights", "random:0"]
 

@@ -7,7 +7,7 @@ from collections import deque
 
 import pytest
 
-from dmt_ray.pipeline.stopping import GraceOverError, Stopper, attended, going_wrong
+from dmt_ray.pipeline.stopping import GraceOverError, Stopper, going_wrong, poll_during
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_results_are_waited_for_without_going_deaf():
         if len(looks) == 8:
             silent.set()
 
-    assert list(attended(results(), look)) == [1, 2, 3]
+    assert list(poll_during(results(), look)) == [1, 2, 3]
     assert len(looks) >= 8
 
 
@@ -95,7 +95,7 @@ def test_errors_of_the_results_come_through():
         yield 1
         raise ValueError("broken")
 
-    found = attended(results(), lambda: None)
+    found = poll_during(results(), lambda: None)
     assert next(found) == 1
     with pytest.raises(ValueError, match="broken"):
         next(found)

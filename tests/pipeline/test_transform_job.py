@@ -13,8 +13,8 @@ from PIL import Image
 
 from dmt_ray.cli import TransformCommand, parse_job
 from dmt_ray.errors import SettingsError
+from dmt_ray.output.verify import verify_output
 from dmt_ray.pipeline.run import run_job
-from dmt_ray.pipeline.verify import verify_output
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

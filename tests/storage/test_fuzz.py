@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from dmt_ray.errors import ImageError
 from dmt_ray.storage.images import decode_image
-from dmt_ray.storage.inputs import ItemReader
+from dmt_ray.storage.inputs.registry import ItemReader
 
 reader = ItemReader(max_bytes=1_000_000)
 for path in sorted(Path(sys.argv[1]).iterdir()):

@@ -1,0 +1,261 @@
+"""The colorize job's front to the method: exemplars from colour photos, traversal, and inversion to chroma planes.
+
+Source = the grey copies of the reference photos, target = the photos themselves. The input's luma is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmt_ray.config import ColorizeConfig, Resolution
+from dmt_ray.method import color
+from dmt_ray.method.displacement import Displacement, Edit, Figures, steps_of_path
+from dmt_ray.method.inversion.objective import Inversion, invert_chroma
+from dmt_ray.method.metrics.similarity import SimilarityMeter
+from dmt_ray.method.networks.vgg import VGG, tap_scales
+from dmt_ray.method.pictures import BATCH, features, resize, to_pixels, to_tensor
+from dmt_ray.method.traversal.manifold import Manifold, ManifoldBuilder, as_tensor
+from dmt_ray.method.traversal.paired_patches import PairedPatches
+from dmt_ray.method.traversal.selection import ImageIdentity
+from dmt_ray.method.traversal.solving import traverse_to_strengths
+
+#: A picture whose mean chroma norm is below this, in 8-bit units, is grey: rounding and JPEG leave no more than that.
+GREY_CHROMA = 2.0
+
+
+def is_grey(rgb: np.ndarray) -> bool:
+    """Tell whether a picture (H, W, 3) uint8 has no colour to learn from."""
+    return float(color.chroma(to_tensor(rgb)).norm(dim=0).mean()) < GREY_CHROMA
+
+
+def working_luma(rgb: np.ndarray, size: int) -> np.ndarray:
+    """Return the luma (size, size) float32 in 0..255 of a picture (H, W, 3) uint8."""
+    plane = resize(color.luma(to_tensor(rgb)), size, size)[0].clamp(0, 255)
+    resized: np.ndarray = plane.numpy()
+    return resized
+
+
+def assemble(rgb: np.ndarray, chroma: np.ndarray, resolution: Resolution) -> np.ndarray:
+    """Join a photo's own luma with chroma found at working size.
+
+    Parameters:
+        rgb: the input photo (H, W, 3) uint8; only its luma is used.
+        chroma: (2, size, size) float32 in 8-bit units.
+        resolution: ``native`` brings the chroma up to H x W and leaves the luma as it is; ``working`` brings the
+            luma down to size x size.
+
+    Returns:
+        (H, W, 3) or (size, size, 3) uint8.
+    """
+    size = chroma.shape[-1]
+    luma, planes = color.luma(to_tensor(rgb)), torch.from_numpy(np.ascontiguousarray(chroma))
+    if resolution == "working":
+        luma = resize(luma, size, size).clamp(0, 255)
+    else:
+        planes = resize(planes, *rgb.shape[:2])
+    return to_pixels(color.to_rgb(luma, planes))
+
+
+def build_exemplars(network: VGG, rgb: np.ndarray, config: ColorizeConfig) -> dict[str, np.ndarray]:
+    """Return what both kinds of actor need of the reference photos, as plain arrays to share.
+
+    Parameters:
+        network: the VGG with the taps of ``config``.
+        rgb: (N, size, size, 3) uint8 reference photos.
+        config: the run's settings; the kind of traversal and its standardisation matter here.
+    """
+    images = torch.tensor(rgb).permute(0, 3, 1, 2).float()
+    source = features(network, color.luma(images).expand(-1, 3, -1, -1))
+    target = features(network, images)
+    chroma = color.chroma(images)
+    if config.traversal.traversal == "local":
+        return PairedPatches.build(source, target, chroma.numpy(), network.taps, config.model.size)
+    builder = ManifoldBuilder(2 * len(rgb), config.traversal.standardise)
+    for maps in (source, target):
+        builder.add([torch.from_numpy(tap) for tap in maps])
+    arrays = builder.finish(len(rgb), len(rgb), network.device)
+    arrays["chroma"] = chroma.half().numpy()
+    return arrays
+
+
+class Colorizer:
+    """Colorizes batches of grey images with one set of exemplars.
+
+    Parameters:
+        network: the VGG with the taps of ``config``.
+        exemplars: what ``build_exemplars`` returned, possibly as read-only views of shared memory.
+        config: the run's settings.
+        lpips: what ``SimilarityMeter`` takes.
+    """
+
+    def __init__(
+        self,
+        network: VGG,
+        exemplars: Mapping[str, np.ndarray],
+        config: ColorizeConfig,
+        lpips: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self.network = network
+        self.likeness = SimilarityMeter(lpips, network.device)
+        self.scales = tap_scales(exemplars, network.taps)
+        self.config = config
+        self.strengths, self.rows = steps_of_path(config.traversal.strength, config.output.save_path)
+        self.local: PairedPatches | None = None
+        self.manifold: Manifold | None = None
+        if config.traversal.traversal == "local":
+            self.local = PairedPatches(exemplars, network.taps, config.model.size, network.device)
+        else:
+            self.manifold = Manifold(exemplars, len(network.taps), network.device)
+            self.chroma = as_tensor(exemplars["chroma"], network.device)
+
+    def _maps(self, luma: np.ndarray) -> tuple[Tensor, list[Tensor]]:
+        plane = torch.tensor(luma, device=self.network.device)[:, None]
+        with torch.no_grad():
+            return plane, self.network(plane.expand(-1, 3, -1, -1) / 255)
+
+    def working(self, rgb: np.ndarray) -> np.ndarray:
+        """Return what ``traverse`` and ``reconstruct`` take of a picture (H, W, 3) uint8: its working luma."""
+        return working_luma(rgb, self.config.model.size)
+
+    def assemble(self, rgb: np.ndarray, edit: Edit, mask: np.ndarray | None = None) -> np.ndarray:
+        """Return the result (H, W, 3) uint8, or at working size, of a picture and what was found for it.
+
+        Raises:
+            ValueError: there is a mask; colours are for whole pictures.
+        """
+        if mask is not None:
+            raise ValueError("Colorizing takes no mask.")
+        return assemble(rgb, edit.planes, self.config.output.resolution)
+
+    def traverse(self, luma: np.ndarray, identities: Sequence[ImageIdentity] = ()) -> list[Displacement]:
+        """Return one displacement per image of luma (B, size, size) float32 in 0..255; who is shown has no say."""
+        results: list[Displacement] = []
+        for begin in range(0, len(luma), BATCH):
+            _, maps = self._maps(luma[begin : begin + BATCH])
+            results += self._traverse_local(maps) if self.local is not None else self._traverse_global(maps)
+        return results
+
+    def _traverse_global(self, maps: list[Tensor]) -> list[Displacement]:
+        assert self.manifold is not None
+        strengths = self.strengths
+        found = traverse_to_strengths(self.manifold.border(self.manifold.standardise(maps)), strengths)
+        return [
+            Displacement(
+                {"r": torch.stack([one.r[b] for one in found]).cpu().numpy()},
+                [one.figures(b, strength) for one, strength in zip(found, strengths, strict=True)],
+            )
+            for b in range(len(maps[0]))
+        ]
+
+    def _traverse_local(self, maps: list[Tensor]) -> list[Displacement]:
+        assert self.local is not None
+        settings = self.config.traversal
+        index, weights = self.local.search(maps, settings.neighbors, settings.softmax_width, settings.scene_weight)
+        results = []
+        for b in range(len(index)):
+            changes = self.local.displacement(index[b : b + 1], weights[b : b + 1], [tap[b : b + 1] for tap in maps])
+            squares = [
+                (change / deviation).square().sum()
+                for change, deviation in zip(changes, self.local.deviations, strict=True)
+            ]
+            arrays = {
+                "index": index[b].to(torch.int32).cpu().numpy(),
+                "weight": weights[b].half().cpu().numpy(),
+            }
+            norm = float(torch.stack(squares).sum().sqrt())
+            results.append(Displacement(arrays, [Figures(s, s * norm) for s in self.strengths]))
+        return results
+
+    def reconstruct(
+        self,
+        luma: np.ndarray,
+        displacements: Sequence[Displacement],
+        masks: Sequence[np.ndarray | None] = (),
+    ) -> list[list[Edit]]:
+        """Return the edits of each image of luma (B, size, size) float32 in 0..255, one per step.
+
+        Each step's inversion starts from the result of the one before, moved by what its start differs.
+        """
+        plane, maps = self._maps(luma)
+        settings = self.config.inversion
+        edits: list[list[Edit]] = [[] for _ in luma]
+        frames: list[list[np.ndarray]] = [[to_pixels(grey.expand(3, -1, -1))] for grey in plane]
+        before: tuple[Tensor, Tensor] | None = None
+        for step, (targets, start) in enumerate(self._targets(maps, displacements)):
+            found = invert_chroma(
+                self.network,
+                plane,
+                targets,
+                start,
+                initial=None if before is None else before[0] + start - before[1],
+                tv_weight=settings.tv_weight,
+                iterations=settings.iterations,
+                scales=self.scales,
+            )
+            before = found.planes, start
+            for b, edit in enumerate(self._edits(plane, found, [one.steps[step] for one in displacements])):
+                if self.config.output.save_path:
+                    frames[b].append(edit.picture)
+                if step in self.rows:
+                    edits[b].append(edit.with_frames(tuple(frames[b]) if self.config.output.save_path else ()))
+        return edits
+
+    def _targets(
+        self, maps: list[Tensor], displacements: Sequence[Displacement]
+    ) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """Yield, step by step, the moved features and the chroma to start from (B, 2, size, size).
+
+        The start is the exemplars' own chroma, moved as far as the features are but never beyond strength 1: a
+        stronger move asks for more than the exemplars show, and the inversion then decides where it is plausible.
+        """
+        device, size = self.network.device, self.config.model.size
+        strengths = [figures.strength for figures in displacements[0].steps]
+
+        def stacked(name: str) -> Tensor:
+            return torch.stack([torch.tensor(one.arrays[name], device=device) for one in displacements])
+
+        if self.local is not None:
+            index, weights = stacked("index").long(), stacked("weight").float()
+            changes = self.local.displacement(index, weights, maps)
+            chroma = self.local.start_chroma(index, weights, size)
+            for strength in strengths:
+                yield (
+                    [tap + change * strength for tap, change in zip(maps, changes, strict=True)],
+                    chroma * min(strength, 1.0),
+                )
+            return
+        assert self.manifold is not None
+        r = stacked("r")
+        standardised = self.manifold.standardise(maps)
+        for step, strength in enumerate(strengths):
+            moved = self.manifold.move(standardised, r[:, step])
+            yield self.manifold.unstandardise(moved, maps), self._global_start(r[:, step]) / max(strength, 1.0)
+
+    def _global_start(self, r: Tensor) -> Tensor:
+        """Return the chroma the same displacement gives: sum_j r_j chroma_j over the targets (sources have none)."""
+        assert self.manifold is not None
+        count = self.manifold.sources
+        weights = r[:, count : count + self.manifold.targets].float()
+        planes = torch.einsum("bm,mchw->bchw", weights, self.chroma.float())
+        return planes.clamp(-color.CHROMA_BOUND, color.CHROMA_BOUND)
+
+    def _edits(self, luma: Tensor, found: Inversion, figures: Sequence[Figures]) -> list[Edit]:
+        picture = color.to_rgb(luma, found.planes).clamp(0, 255)
+        likeness = self.likeness(picture, luma.expand_as(picture))
+        planes = found.planes.cpu().numpy()
+        return [
+            Edit(
+                figures=figures[b],
+                planes=planes[b],
+                picture=to_pixels(picture[b]),
+                feature_loss_before=float(found.feature_loss_before[b]),
+                feature_loss_after=float(found.feature_loss_after[b]),
+                iterations=int(found.iterations[b]),
+                likeness=likeness[b],
+            )
+            for b in range(len(planes))
+        ]

@@ -1,0 +1,1 @@
+"""Inversion: from moved features back to pixels."""

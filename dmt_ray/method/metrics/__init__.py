@@ -1,0 +1,1 @@
+"""Metrics: how much two pictures differ."""

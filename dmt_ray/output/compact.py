@@ -1,0 +1,304 @@
+"""Merge a finished run's many shards into a few large files for readers, in bounded memory, and prove the result.
+
+Files are cut by the shards' sizes alone, so that the same shards give the same files whenever they are cut. Each file
+names in its footer the shards that it was made of: a file that is there and right is not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dmt_ray.errors import SettingsError
+from dmt_ray.output.commit import BODY_KEY, STAMP_KEY, shard_name, shard_uri, shard_writer
+from dmt_ray.output.plan import load_plan
+from dmt_ray.output.run_record import PROGRAM, recorded_fingerprint, recorded_steps
+from dmt_ray.output.shard_file import (
+    DamagedShardError,
+    Expected,
+    ShardFacts,
+    body_sha256,
+    committed,
+    reading_shard,
+)
+from dmt_ray.output.verify import verify_output, wrong_images
+from dmt_ray.storage import files
+
+logger = logging.getLogger(__name__)
+
+COMPACTION_FILE = "compaction.json"
+_PROGRAM = f"{PROGRAM} compact"
+_PART_NAME = re.compile(r"part-(\d{6,})\.parquet")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a compaction."""
+
+    name: str
+    shards: tuple[int, ...]
+    rows: int
+    stamp: str
+    """SHA-256 of what its shards' files say of themselves."""
+
+
+@dataclass
+class CompactReport:
+    """What a compaction did, or what a check of one found."""
+
+    parts: int = 0
+    rows: int = 0
+    written: int = 0
+    """Parts that had to be written; the others were there."""
+    damaged: dict[str, str] = field(default_factory=dict)
+    """What is wrong, by file name."""
+
+    @property
+    def complete(self) -> bool:
+        """Every row of the run is there once."""
+        return not self.damaged
+
+    def sentences(self) -> list[str]:
+        """Say what was found, one fact a line."""
+        wrong = [f"damaged: {name}: {reason}." for name, reason in sorted(self.damaged.items())]
+        return [f"{self.rows} rows in {self.parts} files.", *wrong]
+
+
+def compact(output: str, dest: str, file_size: int) -> CompactReport:
+    """Merge the shards of the finished run at ``output`` into files in ``dest``, and check these afterwards.
+
+    Holds one shard at a time. A compaction that was interrupted, or whose run has grown since, goes on where it is.
+
+    Parameters:
+        output: the folder or URI of a run.
+        dest: an empty place, or an earlier compaction of the same run.
+        file_size: bytes of a file, about: whole shards, at least one.
+
+    Raises:
+        SettingsError: the run is not complete, or ``dest`` holds something else.
+        StorageError: a file cannot be read, written or deleted.
+    """
+    output, dest = files.absolute(output), files.absolute(dest)
+    report = verify_output(output)
+    if not report.complete:
+        raise SettingsError(f"{output} is not complete, so it cannot be compacted: {' '.join(report.sentences())}")
+    plan, fingerprint = load_plan(output), recorded_fingerprint(output)
+    expected = Expected.of(output, plan, recorded_steps(output), fingerprint)
+    facts = committed(plan, expected).sound
+    parts = _cut(facts, file_size)
+    _claim(dest, fingerprint)
+    schema = expected.schema
+    written = 0
+    damaged: dict[str, str] = {}
+    for part in parts:
+        uri = files.join(dest, part.name)
+        if (_why_not(uri, part, schema) or _why_not_deep(uri)) is None:
+            continue
+        _write(uri, part, schema, [shard_uri(output, shard) for shard in part.shards])
+        logger.info("%s: %d rows of %d shards.", part.name, part.rows, len(part.shards))
+        written += 1
+        reason = _why_not_deep(uri)
+        if reason is not None:
+            damaged[part.name] = reason
+    record = {
+        "program": _PROGRAM,
+        "fingerprint": fingerprint,
+        "steps": expected.steps,
+        "file_size": file_size,
+        "rows": sum(part.rows for part in parts),
+        "parts": [{"name": part.name, "rows": part.rows, "stamp": part.stamp} for part in parts],
+    }
+    files.write_atomic(files.join(dest, COMPACTION_FILE), (json.dumps(record, indent=2) + "\n").encode())
+    for name in _part_names(dest) - {part.name for part in parts}:  # of an earlier compaction into more files
+        files.delete(files.join(dest, name))
+    found = verify_compaction(dest)
+    found.written = written
+    found.damaged |= damaged
+    return found
+
+
+def is_compaction(place: str) -> bool:
+    """Tell whether a place is the DEST of a compaction."""
+    return files.exists(files.join(place, COMPACTION_FILE))
+
+
+def verify_compaction(dest: str, *, deep: bool = False) -> CompactReport:
+    """Check the files of a compaction against its record: all there, unharmed, every id and step once.
+
+    Parameters:
+        dest: the place.
+        deep: read everything, compare all checksums and decode every image.
+
+    Raises:
+        SettingsError: there is no compaction, or it was never finished.
+        StorageError: a file cannot be read.
+    """
+    record = _read_record(dest)
+    if "parts" not in record:
+        raise SettingsError(f"The compaction at {dest} was never finished; run it again.")
+    parts = [Part(part["name"], (), part["rows"], part["stamp"]) for part in record["parts"]]
+    report = CompactReport(parts=len(parts))
+    keys = []
+    for part in parts:
+        uri = files.join(dest, part.name)
+        reason = _why_not(uri, part, None) or (_why_not_deep(uri) if deep else None)
+        if reason is not None:
+            report.damaged[part.name] = reason
+            continue
+        with reading_shard(uri) as file:
+            keys.append(file.read(columns=["id", "step"]))
+        report.rows += part.rows
+    for name in sorted(_part_names(dest) - {part.name for part in parts}):
+        report.damaged[name] = "it is no part of the compaction"
+    if keys:
+        counts = pa.concat_tables(keys).group_by(["id", "step"]).aggregate([([], "count_all")])
+        doubled = pc.unique(counts.filter(pc.greater(counts["count_all"], 1))["id"]).to_pylist()
+        if doubled:
+            report.damaged["ids"] = f"{len(doubled)} have a row twice: {', '.join(doubled[:5])}"
+    return report
+
+
+def _cut(facts: dict[int, ShardFacts], file_size: int) -> list[Part]:
+    """Group shards in order, each file at least ``file_size`` bytes, the last one whatever is left."""
+    groups: list[list[int]] = []
+    size = file_size
+    for number in sorted(facts):
+        if size >= file_size:
+            groups.append([])
+            size = 0
+        groups[-1].append(number)
+        size += facts[number].size
+    parts = []
+    for index, group in enumerate(groups):
+        sums = "\n".join(facts[number].body_sha256 for number in group)
+        stamp = hashlib.sha256(sums.encode()).hexdigest()
+        rows = sum(facts[number].rows for number in group)
+        parts.append(Part(f"part-{index:06d}.parquet", tuple(group), rows, stamp))
+    return parts
+
+
+def _claim(dest: str, fingerprint: str) -> None:
+    """See that ``dest`` is empty or a compaction of the same run, and make it one.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    names = files.list_names(dest)
+    if COMPACTION_FILE in names:
+        record = _read_record(dest)
+        if record.get("fingerprint") != fingerprint:
+            raise SettingsError(f"{dest} is a compaction of another run; name another DEST.")
+        return
+    if names:
+        raise SettingsError(f"{dest} holds {min(names)!r} and is no compaction; name an empty place.")
+    record = {"program": _PROGRAM, "fingerprint": fingerprint}
+    files.write_atomic(files.join(dest, COMPACTION_FILE), (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _read_record(dest: str) -> dict[str, Any]:
+    uri = files.join(dest, COMPACTION_FILE)
+    try:
+        record = json.loads(files.read_bytes(uri))
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or record.get("program") != _PROGRAM:
+        raise SettingsError(f"{uri} was not written by this program; name another place.")
+    return record
+
+
+def _part_names(dest: str) -> set[str]:
+    return {name for name in files.list_names(dest) if _PART_NAME.fullmatch(name)}
+
+
+def _write(uri: str, part: Part, schema: pa.Schema, sources: Sequence[str]) -> None:
+    """Write a part, a row group for each shard."""
+    with files.staged(uri) as path, path.open("wb") as file:
+        hashing = _Hashing(file.write)
+        with shard_writer(pa.PythonFile(hashing, "w"), schema) as writer:
+            for shard, source in zip(part.shards, sources, strict=True):
+                with _sound(shard), reading_shard(source) as opened:
+                    table = opened.read().replace_schema_metadata(None)
+                writer.write_table(table, row_group_size=max(1, table.num_rows))
+            writer.add_key_value_metadata({STAMP_KEY: part.stamp, BODY_KEY: hashing.hexdigest()})
+
+
+@contextmanager
+def _sound(shard: int) -> Iterator[None]:
+    try:
+        yield
+    except DamagedShardError as error:
+        name = shard_name(shard)
+        raise SettingsError(
+            f"{name} is damaged: {error}. Run dmt-ray verify --deep --discard, and the job."
+        ) from error
+
+
+class _Hashing:
+    """A file to write to that knows the SHA-256 of what was written."""
+
+    closed = False
+
+    def __init__(self, write: Callable[[bytes], int]) -> None:
+        self._write = write
+        self._sha256 = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: bytes) -> int:
+        self._sha256.update(data)
+        self._size += len(data)
+        return self._write(data)
+
+    def tell(self) -> int:
+        return self._size
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def writable(self) -> bool:
+        return True
+
+    def hexdigest(self) -> str:
+        return self._sha256.hexdigest()
+
+
+def _why_not(uri: str, part: Part, schema: pa.Schema | None) -> str | None:
+    """Say why a file is not the part that it should be, from its footer; None when it is."""
+    if not files.exists(uri):
+        return "it is missing"
+    try:
+        with reading_shard(uri) as file:
+            keys = file.metadata.metadata or {}
+            if keys.get(STAMP_KEY.encode(), b"").decode() != part.stamp:
+                return "it was made of other shards"
+            if file.metadata.num_rows != part.rows:
+                return f"it has {file.metadata.num_rows} rows, and {part.rows} are wanted"
+            if schema is not None and not file.schema_arrow.remove_metadata().equals(schema):
+                return "its columns are not the run's"
+    except DamagedShardError as error:
+        return str(error)
+    return None
+
+
+def _why_not_deep(uri: str) -> str | None:
+    """Read a part whole, a row group at a time, and say what is wrong with it."""
+    try:
+        with reading_shard(uri) as file:
+            keys = file.metadata.metadata or {}
+            if body_sha256(uri) != keys.get(BODY_KEY.encode(), b"").decode():
+                return "its bytes are not those that were written (checksum)"
+            wrong = wrong_images(file)
+    except DamagedShardError as error:
+        return str(error)
+    return f"{len(wrong)} images are damaged: {', '.join(wrong[:5])}" if wrong else None

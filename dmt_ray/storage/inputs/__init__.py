@@ -1,0 +1,1 @@
+"""Inputs: one listing for images, tables, archives and list files."""

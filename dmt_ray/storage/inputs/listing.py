@@ -1,0 +1,101 @@
+"""What a listing is: images as stable ids with URIs that can be read later, in Arrow batches rather than objects."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dmt_ray.errors import SettingsError
+from dmt_ray.storage.files import masked
+
+#: One row per image; see ``InputItem``.
+LISTING_SCHEMA = pa.schema([("id", pa.string()), ("uri", pa.string()), ("record", pa.string())])
+
+#: Rows of a batch: a few megabytes.
+BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class InputItem:
+    """One image to work on."""
+
+    id: str
+    """Unique in its listing, the same in every listing of the same place."""
+    uri: str
+    """What ``ItemReader.read`` takes: a file's URI, a cell of a Parquet file, or a member of a tar archive."""
+    record: str | None = None
+    """What ``RecordReader`` takes: the row or sample that the image belongs to, where it belongs to one."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of one place, in listing order."""
+
+    batches: Callable[[], Iterator[pa.RecordBatch]]
+    """Gives batches of ``LISTING_SCHEMA``; may be called more than once, and holds one batch at a time."""
+    input_columns: pa.Schema
+    """The columns of the images' records, by their own names, without the one that holds the image or its URI and
+    without the one that the ids come from."""
+    tables: tuple[str, ...] = ()
+    """URIs of the table files whose rows, in order, the images are; empty where they are no tables."""
+
+    def __iter__(self) -> Iterator[InputItem]:
+        """Yield the items one by one."""
+        for batch in self.batches():
+            yield from items_of(batch)
+
+
+def items_of(rows: pa.RecordBatch | pa.Table) -> list[InputItem]:
+    """Return rows of ``LISTING_SCHEMA`` as items."""
+    columns = [rows.column(name).to_pylist() for name in LISTING_SCHEMA.names]
+    return [InputItem(*values) for values in zip(*columns, strict=True)]
+
+
+def listing_batch(
+    ids: pa.Array | Sequence[str], uris: pa.Array | Sequence[str], records: pa.Array | Sequence[str] | None = None
+) -> pa.RecordBatch:
+    """Make a batch of ``LISTING_SCHEMA``.
+
+    Raises:
+        SettingsError: a name is not UTF-8, so that no table can hold it.
+    """
+    if records is None:
+        records = pa.nulls(len(ids), pa.string())
+    columns = []
+    for values in (ids, uris, records):
+        try:
+            columns.append(values if isinstance(values, pa.Array) else pa.array(values, pa.string()))
+        except UnicodeEncodeError as error:
+            name = str(error.object).encode("utf-8", "backslashreplace").decode()
+            raise SettingsError(f"The name {masked(name)} is not UTF-8; rename it.") from error
+    return pa.RecordBatch.from_arrays(columns, schema=LISTING_SCHEMA)
+
+
+def numbered(prefix: str, numbers: pa.Array, ending: str = "") -> pa.Array:
+    """Return the strings ``<prefix><number><ending>``."""
+    return pc.binary_join_element_wise(prefix, pc.cast(numbers, pa.string()), ending, "")
+
+
+def suffix(uri: str) -> str:
+    """Return a file name's suffix in lower case, such as ``.jpg``."""
+    return posixpath.splitext(uri)[1].lower()
+
+
+def folder_of(uri: str) -> str:
+    """Return the folder that a file lies in."""
+    return uri.rpartition("/")[0]
+
+
+def relative(file: str, root: str) -> str:
+    """Return a file's path relative to a folder, or just its name when it lies elsewhere."""
+    start = root.rstrip("/") + "/"
+    return file[len(start) :] if file.startswith(start) else posixpath.basename(file)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's words on one line, with credentials masked."""
+    return masked(" ".join(str(error).split()).rstrip(".")[:200]) or type(error).__name__

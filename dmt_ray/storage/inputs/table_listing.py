@@ -1,0 +1,151 @@
+"""Images in tables: one item per row of Parquet files (bytes or URIs) or of CSV files (URIs)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dmt_ray.errors import SettingsError
+from dmt_ray.storage import files
+from dmt_ray.storage.files import masked
+from dmt_ray.storage.inputs.columns import check_column, choose_column, is_id, plain_columns, unify
+from dmt_ray.storage.inputs.listing import BATCH_ROWS, Listing, folder_of, listing_batch, numbered, relative
+from dmt_ray.storage.inputs.tables import TableFile, open_tables
+
+_FULL_URI = r"^([A-Za-z][A-Za-z0-9+.\-]*://|/|~)"
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows that are listed of one file, and how."""
+
+    table: TableFile
+    count: int
+    column: str
+    is_uri: bool
+
+
+def list_tables(
+    uri: str, found: Sequence[str], root: str, image_column: str | None, uri_column: str | None, limit: int | None
+) -> Listing:
+    """List the rows of table files.
+
+    Parameters:
+        uri: the place, for messages.
+        found: the files, in order.
+        root: the folder that the ids' paths start at.
+        image_column, uri_column: the column to read; found by type and name where both are None.
+        limit: keep only the first so many rows.
+
+    Raises:
+        SettingsError: no row, no fitting column, or a file cannot be read.
+    """
+    rows = _open(found, image_column, uri_column, limit)
+    if not rows:
+        raise SettingsError(f"No image found in {masked(uri)}: its {len(found)} table file(s) have no rows.")
+    ids = _own_ids(rows)
+    without = {rows[0].column} | ({"id"} if ids is not None else set())
+    input_columns = unify([(one.table.uri, plain_columns(one.table.schema, without)) for one in rows])
+    tables = tuple(one.table.uri for one in rows)
+    return Listing(functools.partial(_batches, rows, root, ids), input_columns, tables)
+
+
+def _open(found: Sequence[str], image_column: str | None, uri_column: str | None, limit: int | None) -> list[_Rows]:
+    """Read as many schemas and counts of rows as ``limit`` asks for, and choose the column by the first file."""
+    rows: list[_Rows] = []
+    column: tuple[str, bool] | None = None
+    left = limit
+    for table in open_tables(found):
+        if left == 0:
+            break
+        count = _count(table, left) if table.rows is None else table.rows
+        if count == 0:
+            continue
+        if column is None:
+            column = choose_column(table.uri, table.schema, image_column, uri_column)
+        check_column(table.uri, table.schema, *column)
+        count = count if left is None else min(count, left)
+        left = None if left is None else left - count
+        rows.append(_Rows(table, count, *column))
+    return rows
+
+
+def _count(table: TableFile, most: int | None) -> int:
+    """Count the rows of a CSV file, as far as they matter."""
+    count = 0
+    for batch in table.batches(table.schema.names[:1]):
+        count += batch.num_rows
+        if most is not None and count >= most:
+            break
+    return count
+
+
+def _own_ids(rows: list[_Rows]) -> pa.ChunkedArray | None:
+    """Return the tables' own ids, where there is one for every row and all differ."""
+    if not all("id" in one.table.schema.names and is_id(one.table.schema.field("id").type) for one in rows):
+        return None
+    chunks: list[pa.Array] = []
+    for one in rows:
+        for batch in _first_rows(one, ["id"]):
+            column = batch.column(0)
+            if pa.types.is_dictionary(column.type):
+                column = column.dictionary_decode()
+            chunks.append(pc.cast(column, pa.string()))
+            if column.null_count or pc.any(pc.equal(chunks[-1], "")).as_py():
+                return None
+    ids = pa.chunked_array(chunks, pa.string())
+    return ids if pc.count_distinct(ids).as_py() == len(ids) else None
+
+
+def _first_rows(rows: _Rows, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yield batches of the rows that are listed."""
+    left = rows.count
+    for batch in rows.table.batches(columns):
+        yield batch.slice(0, left)
+        left -= batch.num_rows
+        if left <= 0:
+            return
+    if left > 0:
+        raise SettingsError(f"{masked(rows.table.uri)} lost rows while it was listed.")
+
+
+def _batches(rows: list[_Rows], root: str, ids: pa.ChunkedArray | None) -> Iterator[pa.RecordBatch]:
+    done = 0
+    for one in rows:
+        path = relative(one.table.uri, root)
+        start = 0
+        for references in _references(one):
+            count = len(references)
+            numbers = pa.array(np.arange(start, start + count))
+            records = numbered(f"{one.table.uri}#row=", numbers)
+            # A null reference stays a cell: reading it says that it is null.
+            cells = numbered(f"{one.table.uri}#row=", numbers, f"&column={one.column}")
+            uris = pc.coalesce(references, cells)
+            own = numbered(f"{path}#", numbers) if ids is None else ids.slice(done, count).combine_chunks()
+            yield listing_batch(own, uris, records)
+            start += count
+            done += count
+
+
+def _references(rows: _Rows) -> Iterator[pa.Array]:
+    """Yield full URIs, a batch at a time; null where the row has none."""
+    if not rows.is_uri:
+        for start in range(0, rows.count, BATCH_ROWS):
+            yield pa.nulls(min(BATCH_ROWS, rows.count - start), pa.string())
+        return
+    folder = folder_of(rows.table.uri)
+    for batch in _first_rows(rows, [rows.column]):
+        column = batch.column(0)
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        values = pc.cast(column, pa.string())
+        values = pc.if_else(pc.equal(values, ""), None, values)
+        if pc.all(pc.match_substring_regex(values, _FULL_URI), min_count=0).as_py():
+            yield values
+        else:
+            yield pa.array([files.resolve(one, folder) if one else None for one in values.to_pylist()], pa.string())

@@ -1,0 +1,145 @@
+"""Tables in files, Parquet and CSV alike: a schema, and batches of some of the columns in the order of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.storage import files
+from dmt_ray.storage.files import StorageError, masked
+from dmt_ray.storage.inputs.listing import BATCH_ROWS, one_line, suffix
+
+#: File name suffixes (lower case) of Parquet files.
+PARQUET_SUFFIXES = frozenset({".parquet", ".parq", ".pq"})
+#: File name suffixes (lower case) of CSV files, and what stands between their values.
+CSV_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+_AT_ONCE = 16
+_BLOCK_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A Parquet or CSV file whose columns are known. CSV has no types: its columns are text, as they are written."""
+
+    uri: str
+    schema: pa.Schema
+    rows: int | None
+    """None for CSV: only reading it tells."""
+
+    @property
+    def is_csv(self) -> bool:
+        """Tell CSV from Parquet."""
+        return suffix(self.uri) in CSV_DELIMITERS
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield some columns, at least one, a batch of rows at a time.
+
+        Raises:
+            SettingsError: the file cannot be read, or changed since its schema was read.
+        """
+        try:
+            with files.open_file(self.uri) as source:
+                if self.is_csv:
+                    yield from _open_csv(source, self.uri, self.schema, list(columns))
+                else:
+                    yield from pq.ParquetFile(source).iter_batches(batch_size=BATCH_ROWS, columns=list(columns))
+        except DmtError:
+            raise
+        except Exception as error:  # pyarrow and the stores' drivers raise many types
+            raise _unreadable(self.uri, error) from error
+
+
+def open_tables(uris: Sequence[str]) -> Iterator[TableFile]:
+    """Read the schemas of table files, a few at a time side by side, and yield the files in order.
+
+    Raises:
+        SettingsError: a file cannot be read.
+    """
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for start in range(0, len(uris), _AT_ONCE):
+            yield from pool.map(open_table, uris[start : start + _AT_ONCE])
+
+
+def open_table(uri: str) -> TableFile:
+    """Read the schema of one table file.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    try:
+        with files.open_file(uri) as source:
+            if suffix(uri) in CSV_DELIMITERS:
+                return TableFile(uri, _csv_schema(source, uri), None)
+            file = pq.ParquetFile(source)
+            return TableFile(uri, file.schema_arrow, file.metadata.num_rows)
+    except StorageError as error:
+        raise SettingsError(f"Cannot read {masked(uri)}: {error.reason}.") from error
+    except DmtError:
+        raise
+    except Exception as error:
+        raise _unreadable(uri, error) from error
+
+
+def read_typed(table: TableFile, columns: Sequence[str]) -> pa.Table:
+    """Read whole columns into memory. Columns of CSV get the type that all their values look like.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    if not table.is_csv:
+        schema = pa.schema([table.schema.field(name) for name in columns])
+        return pa.Table.from_batches(table.batches(columns), schema)
+    try:
+        with files.open_file(table.uri) as source:
+            return pa.csv.read_csv(
+                source,
+                read_options=pa.csv.ReadOptions(block_size=_BLOCK_BYTES),
+                parse_options=_csv_layout(table.uri),
+                convert_options=pa.csv.ConvertOptions(include_columns=list(columns), strings_can_be_null=True),
+            )
+    except DmtError:
+        raise
+    except Exception as error:
+        raise _unreadable(table.uri, error) from error
+
+
+def _csv_schema(source: object, uri: str) -> pa.Schema:
+    reader = pa.csv.open_csv(
+        source,
+        read_options=pa.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
+        parse_options=_csv_layout(uri),
+    )
+    names = reader.schema.names
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise SettingsError(f"{masked(uri)} has more than one column {repeated[0]!r}; its first line must name each.")
+    return pa.schema([(name, pa.string()) for name in names])
+
+
+def _open_csv(source: object, uri: str, schema: pa.Schema, columns: list[str]) -> pa.csv.CSVStreamingReader:
+    return pa.csv.open_csv(
+        source,
+        read_options=pa.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
+        parse_options=_csv_layout(uri),
+        convert_options=pa.csv.ConvertOptions(
+            column_types={name: pa.string() for name in schema.names},
+            include_columns=columns,
+            strings_can_be_null=False,
+        ),
+    )
+
+
+def _csv_layout(uri: str) -> pa.csv.ParseOptions:
+    return pa.csv.ParseOptions(delimiter=CSV_DELIMITERS[suffix(uri)], newlines_in_values=True)
+
+
+def _unreadable(uri: str, error: Exception) -> SettingsError:
+    kind = "CSV" if suffix(uri) in CSV_DELIMITERS else "Parquet"
+    return SettingsError(f"{masked(uri)} cannot be read as {kind}: {one_line(error)}.")

@@ -1,0 +1,1 @@
+"""Models: network weights and saved manifolds."""

@@ -1,0 +1,138 @@
+"""What is done to a shard's images, without Ray."""
+
+import numpy as np
+import pytest
+import torch
+
+from dmt_ray.jobs.exemplars import learn_exemplars
+from dmt_ray.output.commit import ROW_SCHEMA
+from dmt_ray.pipeline.prepare import prepare_run
+from dmt_ray.pipeline.shard_processor import TRAVERSED_SCHEMA, ShardProcessor, run_bisecting
+from dmt_ray.storage.images import decode_image
+
+
+def test_guarded_finds_the_culprit_and_keeps_the_rest():
+    calls = []
+
+    def step(batch):
+        calls.append(len(batch))
+        if 5 in batch:
+            raise ValueError("five")
+        return [value * 10 for value in batch]
+
+    results = run_bisecting(step, list(range(8)))
+    assert [value for value in results if not isinstance(value, Exception)] == [0, 10, 20, 30, 40, 60, 70]
+    assert isinstance(results[5], ValueError)
+    assert run_bisecting(step, []) == []
+
+
+def test_guarded_halves_what_does_not_fit():
+    def step(batch):
+        if len(batch) > 2:
+            raise MemoryError
+        return batch
+
+    assert run_bisecting(step, list(range(7))) == list(range(7))
+
+
+def bench_of(config):
+    run = prepare_run(config)
+    exemplars, skipped = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu")
+    assert skipped == []
+    processor = ShardProcessor(
+        run.weights.arrays, exemplars, run.config, device="cpu", weights_label=run.weights_label, worker="here:1"
+    )
+    return run, processor
+
+
+@pytest.mark.parametrize("traversal", ["local", "global"])
+def test_good_and_bad_images_become_rows(configure, traversal):
+    run, processor = bench_of(configure(traversal=traversal, strength=1.0, image_format="webp"))
+    items = [item for shard in run.shards for item in shard.items]
+    traversed = processor.traverse(items)
+    assert traversed.schema == TRAVERSED_SCHEMA
+    table = processor.reconstruct(traversed, attempts=2)
+    assert table.schema == ROW_SCHEMA
+    rows = {row["id"]: row for row in table.to_pylist()}
+    assert list(rows) == [item.id for item in items]
+    assert rows["empty.jpg"]["error_type"] == "empty"
+    assert rows["truncated.jpg"]["error_type"] == "truncated"
+    for row in rows.values():
+        assert (row["attempts"], row["worker"], row["weights"]) == (2, "here:1", "random:0")
+        if row["status"] == "error":
+            assert row["error"]
+            assert row["image"] is None
+            continue
+        assert row["error"] is None
+        picture = decode_image(row["image"], max_pixels=10**9)
+        assert picture.shape == (64, row["width"], 3)
+        assert row["feature_loss_after"] <= row["feature_loss_before"]
+        assert 0 < row["iterations"] <= 2
+        assert row["displacement_norm"] > 0
+        assert row["seconds_reconstruct"] > 0
+        assert (row["budget_weight"] is None) == (traversal == "local")
+
+
+def test_an_image_over_the_pixel_limit_is_an_error_row(configure):
+    run, processor = bench_of(configure(max_pixels=80 * 64))
+    table = processor.traverse([item for shard in run.shards for item in shard.items])
+    kinds = dict(zip(table["id"].to_pylist(), table["error_type"].to_pylist(), strict=True))
+    assert kinds["photo-0.jpg"] is None
+    assert kinds["photo-1.jpg"] is not None
+
+
+def test_results_do_not_depend_on_the_batch(configure):
+    pictures = []
+    for size in (1, 4):
+        run, processor = bench_of(configure(batch_size=size, precision="fp32"))
+        table = processor.reconstruct(
+            processor.traverse([item for shard in run.shards for item in shard.items][1:5]), 1
+        )
+        pictures.append([decode_image(image, max_pixels=10**9) for image in table["image"].to_pylist()])
+    for one, other in zip(*pictures, strict=True):
+        assert np.abs(one.astype(int) - other.astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize("fits", [3, 1])
+def test_what_does_not_fit_on_the_device_goes_through_in_smaller_batches(configure, fits):
+    """torch's own error, raised wherever the network is given more pictures at once than fit."""
+    run, processor = bench_of(configure(batch_size=8, precision="fp32"))
+    items = [item for shard in run.shards for item in shard.items][1:5]
+    whole = processor.reconstruct(processor.traverse(items), 1)
+    refused, passed = [], []
+
+    def device_of_few(_, inputs):
+        count = len(inputs[0])
+        (refused if count > fits else passed).append(count)
+        if count > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    handle = processor.editor.network.register_forward_pre_hook(device_of_few)
+    traversed = processor.traverse(items)
+    assert set(refused) == ({4} if fits == 3 else {4, 2})
+    assert max(passed) == min(fits, 2)
+    refused.clear()
+    halved = processor.reconstruct(traversed, 1)
+    assert set(refused) == ({4} if fits == 3 else {4, 2})
+    handle.remove()
+    assert halved["status"].to_pylist() == ["ok"] * 4
+    for one, other in zip(whole["image"].to_pylist(), halved["image"].to_pylist(), strict=True):
+        pictures = [decode_image(image, max_pixels=10**9).astype(int) for image in (one, other)]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 2
+
+
+def test_an_image_that_does_not_fit_alone_costs_its_own_row(configure):
+    run, processor = bench_of(configure(batch_size=8))
+    items = [item for shard in run.shards for item in shard.items][1:5]
+    calls = []
+
+    def no_room_for_the_second(_, inputs):
+        calls.append(len(inputs[0]))
+        if len(calls) == 4 or len(inputs[0]) > 1:  # 4, 2, the first, the second
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    processor.editor.network.register_forward_pre_hook(no_room_for_the_second)
+    rows = processor.traverse(items).to_pylist()
+    assert [row["error_type"] for row in rows] == [None, "OutOfMemoryError", None, None]
+    assert "Tried to allocate" in rows[1]["error"]
+    assert calls == [4, 2, 1, 1, 2, 1, 1]
