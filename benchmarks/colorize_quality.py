@@ -1,4 +1,4 @@
-"""Compare ways to colorize held-out photos: grey, mean chroma, nearest-cell chroma, global and local traversal.
+"""Compare ways to colorize held-out photos: grey, mean chroma, nearest-patch chroma, global and local traversal.
 
     python benchmarks/colorize_quality.py --data DIR
 
@@ -20,21 +20,13 @@ import torch
 import tyro
 from PIL import Image
 
-from dmt_ray.config import (
-    ColorizeConfig,
-    InputConfig,
-    InversionConfig,
-    ModelConfig,
-    OutputConfig,
-    ReferenceConfig,
-    TraversalConfig,
-)
 from dmt_ray.errors import DmtError
 from dmt_ray.method import color
 from dmt_ray.method.colorizer import Colorizer, build_exemplars, is_grey
 from dmt_ray.method.metrics.pixels import psnr
-from dmt_ray.method.networks.vgg import VGG
-from dmt_ray.method.pictures import working_rgb
+from dmt_ray.method.networks.feature_network import FeatureNetwork
+from dmt_ray.method.pictures import BATCH, working_rgb
+from dmt_ray.method.settings import ColorizerSettings, ModelConfig
 from dmt_ray.report.contact_sheet import contact_sheet
 from dmt_ray.storage.files import list_files, read_bytes
 from dmt_ray.storage.images import decode_image
@@ -98,7 +90,9 @@ def score(luma: torch.Tensor, chroma: torch.Tensor, truth: torch.Tensor, seconds
     return Score(gains, float(saturation), seconds / len(truth), pictures)
 
 
-def compare(references: np.ndarray, inputs: np.ndarray, network: VGG, config: ColorizeConfig) -> dict[str, Score]:
+def compare(
+    references: np.ndarray, inputs: np.ndarray, network: FeatureNetwork, defaults: ColorizerSettings
+) -> dict[str, Score]:
     """Return each method's score."""
     truth = torch.tensor(inputs).permute(0, 3, 1, 2).float()
     luma = color.luma(truth)
@@ -107,19 +101,19 @@ def compare(references: np.ndarray, inputs: np.ndarray, network: VGG, config: Co
     mean = color.chroma(torch.tensor(references).permute(0, 3, 1, 2).float()).mean(0, keepdim=True)
     scores = {"grey": score(luma, zero, truth, 0.0), "mean chroma": score(luma, mean.expand_as(zero), truth, 0.0)}
     for name, kind, iterations in (
-        ("nearest-cell chroma", "local", 0),
-        ("global traversal", "global", config.inversion.iterations),
-        ("local traversal", "local", config.inversion.iterations),
+        ("nearest-patch chroma", "local", 0),
+        ("global traversal", "global", defaults.inversion.iterations),
+        ("local traversal", "local", defaults.inversion.iterations),
     ):
         settings = replace(
-            config,
-            traversal=replace(config.traversal, traversal=kind),  # type: ignore[arg-type]
-            inversion=replace(config.inversion, iterations=iterations),
+            defaults,
+            traversal=replace(defaults.traversal, traversal=kind),  # type: ignore[arg-type]
+            inversion=replace(defaults.inversion, iterations=iterations),
         )
         recolorer = Colorizer(network, build_exemplars(network, references, settings), settings)
         started, chroma = time.perf_counter(), []
-        for begin in range(0, len(grey), config.compute.batch_size):
-            part = grey[begin : begin + config.compute.batch_size]
+        for begin in range(0, len(grey), BATCH):
+            part = grey[begin : begin + BATCH]
             chroma += [found.planes for (found,) in recolorer.reconstruct(part, recolorer.traverse(part))]
         seconds = time.perf_counter() - started
         scores[name] = score(luma, torch.from_numpy(np.stack(chroma)), truth, seconds)
@@ -137,17 +131,10 @@ def save_sheet(path: str, inputs: np.ndarray, scores: dict[str, Score]) -> None:
 def main() -> int:
     """Print the table; return 0 when local traversal meets the aims on the mean of the splits, else 1."""
     options = tyro.cli(Options, description=__doc__)
-    config = ColorizeConfig(
-        InputConfig(options.data),
-        ReferenceConfig(options.data),
-        OutputConfig("unused"),
-        ModelConfig(size=options.size),
-        TraversalConfig(),
-        InversionConfig(),
-    )
+    model = ModelConfig(size=options.size)
     try:
         paths = list_files(options.data, {".jpg", ".jpeg", ".png", ".webp"})
-        weights = resolve_weights(config.model.backbone, config.model.weights)
+        weights = resolve_weights(model.backbone, model.weights)
     except DmtError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -159,13 +146,11 @@ def main() -> int:
         )
         return 2
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = VGG(
-        weights.arrays, config.model.backbone, config.model.taps, precision=config.model.precision, device=device
-    )
+    network = FeatureNetwork(weights.arrays, model.backbone, model.taps, precision=model.precision, device=device)
     results: dict[str, list[Score]] = {}
     for number, seed in enumerate(options.seeds):
         inputs, references = (load(part, options.size) for part in split(paths, options, seed))
-        scores = compare(references, inputs, network, config)
+        scores = compare(references, inputs, network, ColorizerSettings(options.size))
         for name, one in scores.items():
             results.setdefault(name, []).append(one)
         if number == 0 and options.sheet:

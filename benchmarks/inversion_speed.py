@@ -17,12 +17,12 @@ import torch
 import tyro
 from scipy.optimize import minimize
 
-from dmt_ray.config import InversionConfig, ModelConfig
 from dmt_ray.errors import DmtError
 from dmt_ray.method import color, lbfgs
 from dmt_ray.method.inversion.objective import PictureObjective
-from dmt_ray.method.networks.vgg import VGG
+from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import working_rgb
+from dmt_ray.method.settings import InversionConfig, ModelConfig
 from dmt_ray.storage.files import list_files, read_bytes
 from dmt_ray.storage.images import decode_image
 from dmt_ray.storage.models.weights import resolve_weights
@@ -111,7 +111,9 @@ def main() -> int:
     start = torch.zeros_like(rgb[:, :2])
     objectives = {}
     for precision in ("fp32", "bf16"):
-        network = VGG(weights.arrays, ModelConfig.backbone, ModelConfig.taps, precision=precision, device=device)
+        network = FeatureNetwork(
+            weights.arrays, ModelConfig.backbone, ModelConfig.taps, precision=precision, device=device
+        )
         with torch.no_grad():
             targets = network(rgb / 255)
         objectives[precision] = PictureObjective(

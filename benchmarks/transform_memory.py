@@ -23,22 +23,20 @@ import numpy as np
 import torch
 import tyro
 
-from dmt_ray.config import (
-    ExemplarConfig,
-    InputConfig,
+from dmt_ray.method.class_manifold import build_manifold
+from dmt_ray.method.networks.feature_network import FeatureNetwork
+from dmt_ray.method.pictures import BATCH
+from dmt_ray.method.settings import (
     ModelConfig,
-    OutputConfig,
-    TransformConfig,
+    TransformerSettings,
     TransformInversionConfig,
     TransformTraversalConfig,
 )
-from dmt_ray.jobs.exemplars import allocate
-from dmt_ray.method.networks.vgg import VGG
-from dmt_ray.method.pictures import BATCH
-from dmt_ray.method.transformer import Transformer, build_manifold
+from dmt_ray.method.transformer import Transformer
 from dmt_ray.method.traversal.manifold import BLOCK_BYTES
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.storage.models.weights import resolve_weights
+from dmt_ray.storage.scratch import allocate
 
 MIB = 2**20
 #: Bytes per pixel and image of a pass of the network without and with gradients, float32, to conv5_1.
@@ -78,16 +76,11 @@ def formula(size: int, exemplars: int, batch: int) -> dict[str, float]:
 def measure(options: Options, size: int) -> dict[str, list[float]]:
     """Return [anonymous, of mapped files] bytes beyond the start, by stage."""
     torch.set_num_threads(1)
-    config = TransformConfig(
-        InputConfig("-"),
-        OutputConfig("-"),
-        ExemplarConfig(source="-", target="-"),
-        ModelConfig(size=size, weights="random:0", precision="fp32"),
-        TransformTraversalConfig(strength=(1.0,)),
-        TransformInversionConfig(iterations=12),
+    settings = TransformerSettings(
+        size, TransformTraversalConfig(strength=(1.0,)), TransformInversionConfig(iterations=12)
     )
     weights = resolve_weights("vgg16", "random:0")
-    network = VGG(weights.arrays, "vgg16", config.model.taps, precision="fp32", device=torch.device("cpu"))
+    network = FeatureNetwork(weights.arrays, "vgg16", ModelConfig.taps, precision="fp32", device=torch.device("cpu"))
     half = options.exemplars // 2
 
     def pictures(seed: int, count: int) -> Iterator[tuple[np.ndarray, ImageIdentity]]:
@@ -103,8 +96,8 @@ def measure(options: Options, size: int) -> dict[str, list[float]]:
         return value
 
     sets = [pictures(0, half), pictures(1, options.exemplars - half), iter(())]
-    arrays = stage("fit", lambda: build_manifold(network, sets, options.exemplars, config, allocate))
-    transformer = Transformer(network, arrays, config)  # type: ignore[arg-type]
+    arrays = stage("fit", lambda: build_manifold(network, sets, options.exemplars, settings, allocate))
+    transformer = Transformer(network, arrays, settings)  # type: ignore[arg-type]
     inputs = np.stack([transformer.working(rgb) for rgb, _ in pictures(2, BATCH)])
     identities = [ImageIdentity()] * BATCH
     moved = stage("traverse", lambda: transformer.traverse(inputs, identities))

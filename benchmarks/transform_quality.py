@@ -25,21 +25,20 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dmt_ray.config import (
-    ExemplarConfig,
-    InputConfig,
+from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.method.class_manifold import build_manifold
+from dmt_ray.method.displacement import Edit
+from dmt_ray.method.networks.alexnet import ALEXNET_LAYERS
+from dmt_ray.method.networks.conv_stack import ConvStack
+from dmt_ray.method.networks.feature_network import FeatureNetwork
+from dmt_ray.method.pictures import to_tensor, working_rgb
+from dmt_ray.method.settings import (
     ModelConfig,
-    OutputConfig,
-    TransformConfig,
+    TransformerSettings,
     TransformInversionConfig,
     TransformTraversalConfig,
 )
-from dmt_ray.errors import DmtError, SettingsError
-from dmt_ray.method.displacement import Edit
-from dmt_ray.method.networks.alexnet import AlexNet
-from dmt_ray.method.networks.vgg import VGG
-from dmt_ray.method.pictures import to_tensor, working_rgb
-from dmt_ray.method.transformer import Transformer, build_manifold
+from dmt_ray.method.transformer import Transformer
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.report.contact_sheet import contact_sheet
 from dmt_ray.storage.files import list_files, read_bytes
@@ -114,7 +113,7 @@ class Moved:
 class Judge:
     """A linear probe on AlexNet's features."""
 
-    def __init__(self, network: AlexNet, exemplars: Faces, device: torch.device) -> None:
+    def __init__(self, network: ConvStack, exemplars: Faces, device: torch.device) -> None:
         self._network, self._device = network, device
         self._probe = make_pipeline(
             StandardScaler(), LogisticRegression(C=1e-3, max_iter=2000, class_weight="balanced")
@@ -177,25 +176,18 @@ def transform(
     options: Options,
     exemplars: Faces,
     inputs: Faces,
-    network: VGG,
+    network: FeatureNetwork,
 ) -> list[Moved]:
     """Move every input to the other class; return the results of each strength."""
     move = replace(method[0], strength=options.strengths)
-    config = TransformConfig(
-        InputConfig("-"),
-        OutputConfig("-"),
-        ExemplarConfig(source="-", target="-"),
-        ModelConfig(size=options.size),
-        move,
-        method[1],
-    )
+    settings = TransformerSettings(options.size, move, method[1])
     lpips = load_lpips("vgg16").arrays
     edits: dict[int, list[Edit]] = {}
     seconds = 0.0
     for source in (0, 1):
         sets = [((rgb, ImageIdentity()) for rgb in exemplars.of(label)) for label in (source, 1 - source)]
-        arrays = build_manifold(network, [*sets, iter(())], len(exemplars.rgb), config)
-        transformer = Transformer(network, arrays, config, lpips)
+        arrays = build_manifold(network, [*sets, iter(())], len(exemplars.rgb), settings)
+        transformer = Transformer(network, arrays, settings, lpips)
         chosen = np.flatnonzero(inputs.label == source)
         started = time.perf_counter()
         for begin in range(0, len(chosen), 8):
@@ -208,8 +200,8 @@ def transform(
     return [
         Moved(
             np.stack([edits[index][step].picture for index in range(len(inputs.rgb))]),
-            np.array([edits[index][step].likeness.ssim for index in range(len(inputs.rgb))]),
-            np.array([edits[index][step].likeness.lpips for index in range(len(inputs.rgb))]),
+            np.array([edits[index][step].similarity.ssim for index in range(len(inputs.rgb))]),
+            np.array([edits[index][step].similarity.lpips for index in range(len(inputs.rgb))]),
             each,
         )
         for step in range(len(options.strengths))
@@ -232,11 +224,11 @@ def main() -> int:
     try:
         exemplars, inputs = split(options)
         weights = resolve_weights(model.backbone, model.weights)
-        judge = Judge(AlexNet(load_alexnet().arrays).to(device), exemplars, device)
+        judge = Judge(ConvStack(ALEXNET_LAYERS, load_alexnet().arrays).to(device), exemplars, device)
     except DmtError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    network = VGG(weights.arrays, model.backbone, model.taps, precision=model.precision, device=device)
+    network = FeatureNetwork(weights.arrays, model.backbone, model.taps, precision=model.precision, device=device)
     right = judge(inputs.rgb) == inputs.label
     print(
         f"{len(exemplars.rgb)} exemplars ({(exemplars.label == 1).sum()} {options.classes[1]}), "
@@ -265,7 +257,7 @@ def main() -> int:
         save_sheet(options.sheet, inputs, results, options)
     if "ours" not in table:
         return 0
-    best = max((share for share, likeness in table["ours"] if likeness >= 0.9), default=0.0)
+    best = max((share for share, similarity in table["ours"] if similarity >= 0.9), default=0.0)
     print(f"{'met   ' if best >= 0.9 else 'MISSED'} {best:.0%} flipped at SSIM 0.90 or more (aim: at least 90%)")
     worse = [
         f"{name} at strength {strength:g}"
@@ -284,8 +276,8 @@ def _sides(inputs: Faces) -> list[np.ndarray]:
 
 def _beaten(other: tuple[float, float], ours: Sequence[tuple[float, float]]) -> bool:
     """Tell whether ours, between its strengths, flips as many at a higher SSIM."""
-    shares, likenesses = zip(*sorted([(0.0, 1.0), *ours]), strict=True)
-    return other[0] <= shares[-1] and bool(np.interp(other[0], shares, likenesses) >= other[1])
+    shares, similarities = zip(*sorted([(0.0, 1.0), *ours]), strict=True)
+    return other[0] <= shares[-1] and bool(np.interp(other[0], shares, similarities) >= other[1])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from dmt_ray.output.commit import commit_shard, rows_table
+from dmt_ray.output.commit import commit_shard
+from dmt_ray.output.expected import Expected
 from dmt_ray.output.input_columns import output_fields
 from dmt_ray.output.plan import PLAN_FILE, load_plan, make_plan
 from dmt_ray.output.run_record import RUN_FILE
+from dmt_ray.output.schema import SCHEMA_VERSION, rows_table
 from dmt_ray.output.verify import verify_output
 from dmt_ray.storage import files
 from dmt_ray.storage.images import encode_image
@@ -56,15 +59,18 @@ def _make_output(folder: str, rows: int) -> int:
     listing.unlink()
     output = Path(folder)
     (output / PLAN_FILE).write_bytes(files.read_bytes(plan.file.uri))
-    (output / RUN_FILE).write_text('{"program": "dmt_ray colorize", "steps": 1, "fingerprint": "made up"}')
-    for shard in load_plan(folder):
+    record = {"program": "dmt_ray colorize", "steps": 1, "fingerprint": "made up", "schema_version": SCHEMA_VERSION}
+    (output / RUN_FILE).write_text(json.dumps(record))
+    plan = load_plan(folder)
+    expected = Expected.of(folder, plan, steps=1, fingerprint="made up")
+    for shard in plan:
         made = [
             {"id": item.id, "uri": item.uri, "step": 0, "strength": 2.0, "status": "ok"}
             | {"displacement_norm": 1.0, "width": 96, "height": 96}
             | {"image": pictures[index % len(pictures)], "image_format": "png"}
             for index, item in enumerate(shard.items)
         ]
-        commit_shard(folder, shard.number, [rows_table(made)], "made up")
+        commit_shard(shard, rows_table(made), expected)
     return sum(path.stat().st_size for path in output.rglob("*.parquet"))
 
 

@@ -1,26 +1,78 @@
-"""The end of a process, with the exit code that its work has earned."""
+"""Start a program so that a signal ends it with a sentence, and exit with a code, skipping interpreter teardown."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import os
+import signal
 import sys
+from types import FrameType
 from typing import NoReturn
+
+EXIT_INTERRUPTED = 130
+#: What stderr says of a process that ends with EXIT_INTERRUPTED.
+INTERRUPTED = "Interrupted: run the same command again to do what is missing."
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
+
+
+def run_program(entry: str, *arguments: str) -> NoReturn:
+    """Import a function, call it, and exit with the code that it returns.
+
+    The signals are handled before the import, which takes seconds: see ``handle_signals``.
+
+    Parameters:
+        entry: ``module:function``.
+        arguments: of the function.
+    """
+    handle_signals()
+    module, _, function = entry.partition(":")
+    exit_process(getattr(importlib.import_module(module), function)(*arguments))
+
+
+def handle_signals() -> None:
+    """Let SIGINT and SIGTERM interrupt this process, as long as nothing else handles them.
+
+    During an import the process exits at once: nothing is half done, and native initialisation code may swallow an
+    exception. Otherwise the signal raises KeyboardInterrupt, so that files and Ray are cleaned up. A second signal
+    exits at once.
+    """
+    for number in SIGNALS:
+        signal.signal(number, _interrupt)
 
 
 def exit_process(code: int) -> NoReturn:
-    """End this process: run what is registered for its exit, flush what it said, and take nothing else apart.
+    """Run the registered exit functions, flush stdout and stderr, and exit with ``code``.
 
-    The interpreter's own way out ends threads that still want the interpreter's lock by force. Threads of native
-    libraries do not survive that, and the process with them: it aborts, after all its work, with a code of its own
-    (https://github.com/apache/arrow/issues/34314). A scheduler would take a finished job for a failed one.
+    This skips the rest of the interpreter's teardown: it kills threads of native libraries that wait for the
+    interpreter's lock, and such a thread can abort the process, which then ends with another exit code
+    (https://github.com/apache/arrow/issues/34314).
 
     Parameters:
-        code: what the parent process gets.
+        code: the exit code.
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed pipe, a closed stream, none
             stream.flush()
     os._exit(code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    for other in SIGNALS:
+        signal.signal(other, _exit_interrupted)
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORT_SYSTEM:
+            _exit_interrupted(number, frame)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _exit_interrupted(number: int, frame: FrameType | None) -> NoReturn:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{INTERRUPTED}\n".encode())  # sys.stderr may be in use by the code that was interrupted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # an exit function of a half imported module may fail
+    exit_process(EXIT_INTERRUPTED)

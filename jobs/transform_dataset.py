@@ -3,8 +3,7 @@
 The same as ``dmt-ray transform``. Works on one machine, and on a cluster through ``ray job submit``.
 """
 
-from dmt_ray.cli import transform_main
-from dmt_ray.process_exit import exit_process
+from dmt_ray.process_exit import run_program
 
 if __name__ == "__main__":
-    exit_process(transform_main())
+    run_program("dmt_ray.cli:job_main", "transform")

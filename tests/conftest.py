@@ -10,17 +10,9 @@ import pytest
 from faulty_s3 import SECRET, FaultyS3
 from material import chaos_environment, photo
 
-from dmt_ray.config import (
-    ColorizeConfig,
-    ComputeConfig,
-    InputConfig,
-    InversionConfig,
-    ModelConfig,
-    OutputConfig,
-    ReferenceConfig,
-    RunConfig,
-    TraversalConfig,
-)
+from dmt_ray.config import ComputeConfig, InputConfig, OutputConfig, RunConfig
+from dmt_ray.jobs.colorize import ColorizeConfig, ReferenceConfig
+from dmt_ray.method.settings import InversionConfig, ModelConfig, TraversalConfig
 
 
 @pytest.fixture(scope="session")

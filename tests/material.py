@@ -22,7 +22,10 @@ def photo(seed: int, width: int = 80, height: int = 64) -> Image.Image:
 
 
 def chaos_environment(hooks: Path) -> dict[str, str]:
-    """What makes a process, and all that it starts, subject to the crashing driver and to a folder of hooks."""
-    drivers = str(Path(__file__).parent / "data" / "crashfs")
-    paths = os.pathsep.join(filter(None, [drivers, os.environ.get("PYTHONPATH")]))
+    """What makes a process, and all that it starts, subject to the crashing driver and to a folder of hooks.
+
+    They can import the modules of this folder too.
+    """
+    here = Path(__file__).parent
+    paths = os.pathsep.join(filter(None, [str(here / "data" / "crashfs"), str(here), os.environ.get("PYTHONPATH")]))
     return {"PYTHONPATH": paths, "DMT_RAY_TEST_HOOKS": str(hooks)}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dmt_ray import cli
-from dmt_ray.config import ColorizeConfig
+from dmt_ray import cli, options
 from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.jobs.colorize import ColorizeConfig
 
 JOB = Path(__file__).parent.parent / "jobs" / "colorize_dataset.py"
 
@@ -24,13 +24,16 @@ REQUIRED = ("--input", "a", "--reference", "b", "--output", "c")
 
 
 def parsed(*options):
-    return cli.parse_job(cli.ColorizeCommand, [*options, *REQUIRED])
+    return cli.parse_options("colorize", [*options, *REQUIRED])
 
 
 def test_defaults_come_from_the_dataclasses():
-    from dmt_ray.config import InputConfig, OutputConfig, ReferenceConfig
+    from dmt_ray.config import InputConfig, OutputConfig
+    from dmt_ray.jobs.colorize import ReferenceConfig
 
-    assert parsed() == ColorizeConfig(InputConfig("a"), ReferenceConfig("b"), OutputConfig("c"))
+    assert parsed() == ColorizeConfig(
+        inputs=InputConfig("a"), references=ReferenceConfig("b"), output=OutputConfig("c")
+    )
 
 
 def test_yaml_takes_every_kind_of_value_and_the_command_line_wins(tmp_path):
@@ -72,12 +75,12 @@ def test_a_bad_yaml_file_names_itself_and_the_key(tmp_path, text, reason):
 
 
 def test_a_missing_yaml_file(tmp_path, capsys):
-    assert cli.colorize_main(["--config", str(tmp_path / "none.yaml"), *REQUIRED]) == 2
+    assert cli.job_main("colorize", ["--config", str(tmp_path / "none.yaml"), *REQUIRED]) == 2
     assert "none.yaml" in capsys.readouterr().err
 
 
 def test_every_option_can_stand_in_yaml():
-    types = cli.option_types(ColorizeConfig)
+    types = options.option_types(ColorizeConfig)
     assert {"input", "size", "taps", "strength", "iterations", "shard_size", "mode", "batch_size"} <= set(types)
 
 
@@ -91,7 +94,7 @@ def test_every_option_can_stand_in_yaml():
     ],
 )
 def test_a_bad_setting_is_one_sentence_and_exit_code_2(capsys, options, reason):
-    assert cli.colorize_main([*options, *REQUIRED]) == 2
+    assert cli.job_main("colorize", [*options, *REQUIRED]) == 2
     error = capsys.readouterr().err
     assert reason in error
     assert len(error.strip().splitlines()) == 1
@@ -99,7 +102,7 @@ def test_a_bad_setting_is_one_sentence_and_exit_code_2(capsys, options, reason):
 
 def test_an_unknown_option_is_named(capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.colorize_main([*REQUIRED, "--sharpness", "3"])
+        cli.job_main("colorize", [*REQUIRED, "--sharpness", "3"])
     assert caught.value.code == 2
     assert "--sharpness" in capsys.readouterr().err
 
@@ -169,11 +172,11 @@ def test_verify_wants_a_run(tmp_path, capsys):
 
 
 def test_expand_config_leaves_other_command_lines_alone():
-    options = cli.option_types(ColorizeConfig)
-    assert cli.expand_config(["--size", "96"], options) == ["--size", "96"]
-    assert cli.expand_config(["--config"], options) == ["--config"]
+    known = options.option_types(ColorizeConfig)
+    assert options.expand_config(["--size", "96"], known) == ["--size", "96"]
+    assert options.expand_config(["--config"], known) == ["--config"]
     with pytest.raises(DmtError, match="does not exist"):
-        cli.expand_config(["--config", "/nowhere/at.yaml"], options)
+        options.expand_config(["--config", "/nowhere/at.yaml"], known)
 
 
 TRANSFORM = ("--input", "a", "--source", "b", "--target", "c", "--output", "d")
@@ -184,7 +187,7 @@ COMMAS = ["--strength", "0.5,1,2"], ["--strength=0.5,1,2"], ["--strength", "0.5"
 
 @pytest.mark.parametrize("words", COMMAS)
 def test_a_sweep_may_be_written_with_commas(words):
-    config = cli.parse_job(cli.TransformCommand, [*words, *TRANSFORM])
+    config = cli.parse_options("transform", [*words, *TRANSFORM])
     assert config.strengths == (0.5, 1.0, 2.0)
     assert config.exemplars.source == "b"
 
@@ -202,10 +205,10 @@ def test_a_sweep_may_be_written_with_commas(words):
     ],
 )
 def test_transform_options_that_contradict_each_other(capsys, options, reason):
-    assert cli.transform_main([*options, *TRANSFORM]) == 2
+    assert cli.job_main("transform", [*options, *TRANSFORM]) == 2
     assert reason in capsys.readouterr().err
 
 
 def test_transform_wants_two_classes(capsys):
-    assert cli.transform_main(["--input", "a", "--source", "b", "--output", "d"]) == 2
+    assert cli.job_main("transform", ["--input", "a", "--source", "b", "--output", "d"]) == 2
     assert "--target is None; it must be a path or URI" in capsys.readouterr().err

@@ -1,14 +1,19 @@
 """What the documents say of options, defaults, columns, files and make targets is what the code has."""
 
+import ast
 import dataclasses
+import json
 import re
 import typing
 from pathlib import Path
 
 import pytest
 
-from dmt_ray.config import ColorizeConfig, TransformConfig
-from dmt_ray.output.commit import ROW_SCHEMA
+from dmt_ray.errors import ERROR_TYPES
+from dmt_ray.jobs.colorize import ColorizeConfig
+from dmt_ray.jobs.transform import TransformConfig
+from dmt_ray.output.schema import ROW_SCHEMA
+from dmt_ray.pipeline.prepare import prepare_run, run_record
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -60,6 +65,32 @@ def test_the_columns_in_the_documentation_are_the_schema():
         documented |= dict.fromkeys(re.findall(r"`(\w+)`", names), kind)
     schema = {field.name: str(field.type).replace("large_binary", "binary") for field in ROW_SCHEMA}
     assert list(documented.items()) == list(schema.items())
+
+
+def test_the_error_types_in_the_documentation_are_those_of_the_code():
+    text = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
+    table = text[text.index("| `error_type` |") : text.index("a Python exception's name")]
+    assert re.findall(r"^\| `([a-z-]+)` \|", table, re.M) == list(ERROR_TYPES)
+
+
+def test_every_image_error_is_of_a_documented_type():
+    raised = set()
+    for path in (ROOT / "dmt_ray").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ImageError") and node.args:
+                kind = node.args[0]
+                if isinstance(kind, ast.Constant):
+                    raised.add(kind.value)
+    assert raised <= set(ERROR_TYPES)
+    assert set(ERROR_TYPES) - raised <= {"storage", "crash", "truncated", "unreadable"}  # named in other ways
+
+
+def test_the_keys_of_run_json_in_the_documentation_are_those_that_are_written(configure):
+    text = (ROOT / "docs/output.md").read_text(encoding="utf-8")
+    section = text[text.index("## `run.json`") : text.index("## Modes")]
+    documented = re.findall(r"^\| `(\w+)` \|", section, re.M)
+    record = dataclasses.replace(run_record(prepare_run(configure())), replacing=True)
+    assert set(documented) == set(json.loads(record.to_bytes()))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

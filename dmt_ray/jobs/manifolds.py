@@ -1,148 +1,150 @@
-"""Manifolds that outlive a run: ``fit`` makes one, a run of traversals keeps its own, and later runs take them on."""
+"""Saved manifolds as the jobs use them: what is recorded of one, and what it decides for later runs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, TypeVar
 
-import torch
-
-from dmt_ray.config import FitConfig
 from dmt_ray.errors import SettingsError
-from dmt_ray.jobs.editors import Array, JobConfig
-from dmt_ray.jobs.exemplars import (
-    ExemplarSets,
-    check_exemplars,
-    learn_exemplars,
-    list_exemplars,
-    listing_checksum,
-    saved_manifold,
-)
+from dmt_ray.jobs.job import Array, JobConfig
+from dmt_ray.jobs.registry import job_of
 from dmt_ray.storage import files
 from dmt_ray.storage.models.manifolds import open_record, save_arrays
-from dmt_ray.storage.models.weights import Weights, resolve_weights
 
-logger = logging.getLogger(__name__)
+Config = TypeVar("Config", bound=JobConfig)
 
-#: Rises when a manifold's arrays change, so that an earlier one is refused and not misread.
-CONTENTS = 1
-
-#: What a manifold decides for the runs that use it, by section of the job's config.
-_DECIDED = {
-    "model": ("backbone", "taps", "size", "normalise"),
-    "traversal": ("traversal", "standardise"),
-    "exemplars": ("attribute_columns", "group_column"),
-}
+#: Rises when a manifold's arrays or its record change, so that an earlier one is refused and not misread.
+CONTENTS = 2
 
 
-def fit(config: FitConfig, emit: Callable[[str], None] = logger.info) -> None:
-    """Learn a manifold of two classes in this process, on a GPU when there is one, and save it.
+@dataclass(frozen=True)
+class LearnedSet:
+    """One set of exemplars that a run or a manifold has learned from."""
 
-    Parameters:
-        config: all options.
-        emit: gets what was done, a line at a time.
+    count: int
+    sha256: str
+    """Of the set's content, see ``content_checksum``."""
+    listing: str | None = None
+    """See ``listing_checksum``."""
 
-    Raises:
-        SettingsError: a set of exemplars or the weights cannot be used.
-        StorageError: a place cannot be reached.
-    """
-    job = config.as_transform()
-    files.check_writable(config.output)
-    sets = list_exemplars(job)
-    check_exemplars(job, sets)
-    weights = resolve_weights(job.model.backbone, job.model.weights)
-    device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    arrays, skipped = learn_exemplars(weights.arrays, sets, job, device)
-    for line in skipped:
-        logger.warning("An exemplar was left out: %s", line)
-    save_manifold(config.output, job, weights, sets, arrays)
-    sizes = ", ".join(f"{int(arrays[name])} {name}" for name in ("sources", "targets"))
-    total = sum(array.nbytes for array in arrays.values())
-    emit(f"Manifold: {files.masked(config.output)}")
-    emit(f"{sizes}, {len(skipped)} left out; {total / 1e6:.0f} MB; layers {' '.join(job.model.taps)}.")
+
+@dataclass(frozen=True)
+class ManifoldRecord:
+    """What a saved manifold was made of."""
+
+    place: str
+    job: str
+    weights_sha256: str
+    sets: Mapping[str, LearnedSet]
+    decided: Mapping[str, Mapping[str, Any]]
+    """Values of the options that the manifold decides, by section and option."""
+
+    def as_json(self) -> dict[str, object]:
+        """Return the record as it is saved, without its place."""
+        return {
+            "contents": CONTENTS,
+            "job": self.job,
+            "weights sha256": self.weights_sha256,
+            "sets": {
+                option: {"count": learned.count, "sha256": learned.sha256} for option, learned in self.sets.items()
+            },
+            **self.decided,
+        }
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of what is saved: the exemplars' content, the weights and the settings, wherever it lies."""
+        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
 
 
 def save_manifold(
-    place: str, config: JobConfig, weights: Weights, sets: ExemplarSets, arrays: Mapping[str, Array]
+    place: str, config: JobConfig, weights_sha256: str, sets: Mapping[str, LearnedSet], arrays: Mapping[str, Array]
 ) -> None:
     """Save what was learned of the exemplars, with all that a later run must know of it.
 
     Raises:
         StorageError: it cannot be written.
     """
-    record: dict[str, Any] = {
-        "contents": CONTENTS,
-        "job": config.job,
-        "weights sha256": weights.sha256,
-        "sets": {option: {"count": len(items), "sha256": listing_checksum(items)} for option, items in sets.items()},
-    }
-    for section, names in _DECIDED.items():
-        settings = asdict(getattr(config, section)) if hasattr(config, section) else {}
-        record[section] = {name: settings[name] for name in names if name in settings}
-    save_arrays(place, json.loads(json.dumps(record)), arrays)
+    decided = {}
+    for section, names in job_of(config).decided.items():
+        settings = asdict(getattr(config, section))
+        decided[section] = {name: settings[name] for name in names if name in settings}
+    record = ManifoldRecord(place, config.job, weights_sha256, sets, json.loads(json.dumps(decided)))
+    save_arrays(place, record.as_json(), arrays)
 
 
-def apply_manifold_settings(config: JobConfig) -> tuple[JobConfig, Mapping[str, Any] | None]:
-    """Return the config with what its saved manifold decides, and the manifold's record; None where it has none.
+def read_manifold(config: JobConfig) -> ManifoldRecord | None:
+    """Return the record of the manifold that a run uses; None where the run learns from exemplars.
+
+    Raises:
+        SettingsError: it is another job's, or of another version of this program.
+        StorageError: there is no manifold, or its record is damaged.
+    """
+    job = job_of(config)
+    place = job.saved_manifold(config)
+    if place is None:
+        return None
+    saved = open_record(place)
+    shown = files.masked(place)
+    if saved.get("contents") != CONTENTS:
+        raise SettingsError(
+            f"The manifold {shown} was made by another version of dmt_ray (contents "
+            f"{saved.get('contents')!r}, this one reads {CONTENTS}); make it again."
+        )
+    if saved.get("job") != config.job:
+        raise SettingsError(f"{shown} holds a manifold of the job {saved.get('job')!r}, not of {config.job!r}.")
+    try:
+        sets = {
+            str(option): LearnedSet(int(each["count"]), str(each["sha256"])) for option, each in saved["sets"].items()
+        }
+        decided = {section: dict(saved.get(section, {})) for section in job.decided}
+        return ManifoldRecord(place, config.job, str(saved["weights sha256"]), sets, decided)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SettingsError(
+            f"The manifold {shown} has a record that is not complete ({error}); make it again."
+        ) from error
+
+
+def apply_manifold_settings(config: Config, manifold: ManifoldRecord) -> Config:
+    """Return the options with what a saved manifold decides.
 
     An option that still has its default is taken from the manifold.
 
     Raises:
-        SettingsError: an option says otherwise than the manifold, or it is another job's.
-        StorageError: there is no manifold, or it is damaged.
+        SettingsError: an option says otherwise than the manifold.
     """
-    place = saved_manifold(config)
-    if place is None:
-        return config, None
-    record = open_record(place)
-    if record.get("contents") != CONTENTS:
-        raise SettingsError(
-            f"The manifold {files.masked(place)} was made by another version of dmt_ray (contents "
-            f"{record.get('contents')!r}, this one reads {CONTENTS}); make it again."
-        )
-    if record.get("job") != config.job:
-        raise SettingsError(f"{place} holds a manifold of the job {record.get('job')!r}, not of {config.job!r}.")
-    sections = {}
-    for section, names in _DECIDED.items():
-        if not hasattr(config, section):
-            continue
-        given, decided = getattr(config, section), record.get(section, {})
-        values = {name: _value(decided[name]) for name in names if name in decided}
-        defaults = {name: type(given).__dataclass_fields__[name].default for name in values}
-        for name, value in values.items():
+    values: dict[str, object] = {}
+    for section, decided in manifold.decided.items():
+        given = getattr(config, section)
+        defaults = {option.name: option.default for option in fields(given)}
+        for name, saved in decided.items():
+            value = tuple(saved) if isinstance(saved, list) else saved
             now = getattr(given, name)
             if now not in (defaults[name], value):
-                option = name.replace("_", "-")
                 raise SettingsError(
-                    f"--{option} is {_said(now)}, and the manifold {files.masked(place)} was made with "
-                    f"{_said(value)}; leave it out."
+                    f"--{name.replace('_', '-')} is {_shown(now)}, and the manifold {files.masked(manifold.place)} "
+                    f"was made with {_shown(value)}; leave it out."
                 )
-        sections[section] = replace(given, **values)
-    return replace(config, **sections), record
+            values[name] = value
+    sections = {
+        section: replace(getattr(config, section), **{name: values[name] for name in decided})
+        for section, decided in manifold.decided.items()
+    }
+    return replace(config, **sections)
 
 
-def check_weights(place: str, record: Mapping[str, Any], weights: Weights) -> None:
-    """Raise SettingsError when the manifold was made with other weights."""
-    if record.get("weights sha256") != weights.sha256:
-        made = str(record.get("weights sha256"))[:12]
+def check_weights(manifold: ManifoldRecord, weights_sha256: str) -> None:
+    """Raise SettingsError when a manifold was made with other weights."""
+    if manifold.weights_sha256 != weights_sha256:
         raise SettingsError(
-            f"The manifold {files.masked(place)} was made with other weights (SHA-256 {made}, and "
-            f"--weights gives {weights.sha256[:12]}); give those, or make the manifold again."
+            f"The manifold {files.masked(manifold.place)} was made with other weights (SHA-256 "
+            f"{manifold.weights_sha256[:12]}, and --weights gives {weights_sha256[:12]}); give those, or make the "
+            "manifold again."
         )
 
 
-def record_checksum(record: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a manifold's record, which names the exemplars' listing and the settings."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _value(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _said(value: Any) -> str:
+def _shown(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

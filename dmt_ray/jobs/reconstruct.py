@@ -1,58 +1,78 @@
-"""The run that makes pictures of displacements which an earlier run saved."""
+"""``dmt-ray reconstruct``: the options of a run that makes pictures of displacements which an earlier run saved."""
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from dmt_ray.config import ColorizeConfig, ReconstructConfig, TransformConfig
-from dmt_ray.errors import SettingsError
-from dmt_ray.jobs.editors import JobConfig
+from dmt_ray.config import ComputeConfig, OutputConfig, RunConfig, require
+from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.jobs.job import JobConfig
+from dmt_ray.jobs.registry import JOBS
 from dmt_ray.output.run_record import read_run
 from dmt_ray.storage import files
 
-_JOBS: dict[str, type[JobConfig]] = {"colorize": ColorizeConfig, "transform": TransformConfig}
+
+@dataclass(frozen=True)
+class ReconstructConfig:
+    """Make the pictures of displacements that a run with --traversal-only saved."""
+
+    displacements: str
+    """The --output of that run; its manifold lies beside its shards."""
+    output: OutputConfig
+    iterations: int | None = None
+    """L-BFGS iterations per step at most. Default: what that run was given."""
+    tv_weight: float | None = None
+    """Weight of total variation. Default: what that run was given."""
+    run: RunConfig = field(default_factory=RunConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    def __post_init__(self) -> None:
+        """Check what is asked for."""
+        require(not self.output.traversal_only, "traversal_only", True, "left out: the traversal is done")
+        path = self.output.save_path
+        require(path == 0, "save_path", path, "0: the steps on the way were not saved")
 
 
 def reconstruct_config(config: ReconstructConfig) -> JobConfig:
     """Return the job that makes pictures of displacements: the earlier run's, but for what is asked for now.
 
     Raises:
-        SettingsError: there is no run with ``--traversal-only``.
+        SettingsError: there is no run with ``--traversal-only``, or its ``run.json`` is damaged.
     """
     place = files.absolute(config.displacements)
     record = read_run(place)
-    kind = _JOBS.get(str(record["program"]).split()[-1])
-    if kind is None or not record["config"]["output"].get("traversal_only"):
+    job = JOBS.get(record.job)
+    if job is None or not record.option("output", "traversal_only"):
         raise SettingsError(f"{place} is the output of a run that made pictures; it takes one with --traversal-only.")
-    job = _restored(kind, record["config"])
-    inversion = job.inversion
-    for name in ("iterations", "tv_weight"):
-        if (value := getattr(config, name)) is not None:
-            inversion = replace(inversion, **{name: value})
-    restored: JobConfig = replace(
-        job,
-        inputs=replace(job.inputs, displacements=place),
-        output=replace(config.output, shard_size=job.output.shard_size),
-        inversion=inversion,
+    try:
+        earlier: JobConfig = _restored(job.config, record.config)
+    except (DmtError, TypeError, ValueError, KeyError) as error:
+        raise SettingsError(
+            f"The options in {record.uri} cannot be used ({error}); make the displacements again."
+        ) from error
+    asked = {name: getattr(config, name) for name in ("iterations", "tv_weight")}
+    values = {name: value for name, value in asked.items() if value is not None}
+    return replace(
+        earlier.with_options(values | {"displacements": place}),
+        output=replace(config.output, shard_size=earlier.output.shard_size),
         run=config.run,
         compute=config.compute,
     )
-    return restored
 
 
 def _restored(kind: type[Any], record: Mapping[str, Any]) -> Any:
-    """Return a config of the sections and values in ``run.json``."""
+    """Return options from the sections and values in ``run.json``."""
     hints = typing.get_type_hints(kind)
     values = {}
-    for one in fields(kind):
-        if one.name not in record:
+    for option in fields(kind):
+        if option.name not in record:
             continue
-        value = record[one.name]
-        if is_dataclass(hints[one.name]):
-            values[one.name] = _restored(typing.cast(type, hints[one.name]), value)
+        value = record[option.name]
+        if is_dataclass(hints[option.name]):
+            values[option.name] = _restored(typing.cast(type, hints[option.name]), value)
         else:
-            values[one.name] = tuple(value) if isinstance(value, list) else value
+            values[option.name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmt_ray.config import ColorizeConfig, Resolution
+from dmt_ray.config import Resolution
 from dmt_ray.method import color
 from dmt_ray.method.displacement import Displacement, Edit, Figures, steps_of_path
+from dmt_ray.method.editor import Step, StepBatch, StepEditor
 from dmt_ray.method.inversion.objective import Inversion, invert_chroma
-from dmt_ray.method.metrics.similarity import SimilarityMeter
-from dmt_ray.method.networks.vgg import VGG, tap_scales
+from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import BATCH, features, resize, to_pixels, to_tensor
+from dmt_ray.method.settings import ColorizerSettings
 from dmt_ray.method.traversal.manifold import Manifold, ManifoldBuilder, as_tensor
 from dmt_ray.method.traversal.paired_patches import PairedPatches
 from dmt_ray.method.traversal.selection import ImageIdentity
@@ -60,21 +61,21 @@ def assemble(rgb: np.ndarray, chroma: np.ndarray, resolution: Resolution) -> np.
     return to_pixels(color.to_rgb(luma, planes))
 
 
-def build_exemplars(network: VGG, rgb: np.ndarray, config: ColorizeConfig) -> dict[str, np.ndarray]:
+def build_exemplars(network: FeatureNetwork, rgb: np.ndarray, settings: ColorizerSettings) -> dict[str, np.ndarray]:
     """Return what both kinds of actor need of the reference photos, as plain arrays to share.
 
     Parameters:
-        network: the VGG with the taps of ``config``.
+        network: the VGG with the run's taps.
         rgb: (N, size, size, 3) uint8 reference photos.
-        config: the run's settings; the kind of traversal and its standardisation matter here.
+        settings: the kind of traversal and its standardisation matter here.
     """
     images = torch.tensor(rgb).permute(0, 3, 1, 2).float()
     source = features(network, color.luma(images).expand(-1, 3, -1, -1))
     target = features(network, images)
     chroma = color.chroma(images)
-    if config.traversal.traversal == "local":
-        return PairedPatches.build(source, target, chroma.numpy(), network.taps, config.model.size)
-    builder = ManifoldBuilder(2 * len(rgb), config.traversal.standardise)
+    if settings.traversal.traversal == "local":
+        return PairedPatches.build(source, target, chroma.numpy(), network.taps, settings.size)
+    builder = ManifoldBuilder(2 * len(rgb), settings.traversal.standardise)
     for maps in (source, target):
         builder.add([torch.from_numpy(tap) for tap in maps])
     arrays = builder.finish(len(rgb), len(rgb), network.device)
@@ -82,32 +83,30 @@ def build_exemplars(network: VGG, rgb: np.ndarray, config: ColorizeConfig) -> di
     return arrays
 
 
-class Colorizer:
+class Colorizer(StepEditor):
     """Colorizes batches of grey images with one set of exemplars.
 
     Parameters:
-        network: the VGG with the taps of ``config``.
+        network: the VGG with the run's taps.
         exemplars: what ``build_exemplars`` returned, possibly as read-only views of shared memory.
-        config: the run's settings.
+        settings: what decides the result.
         lpips: what ``SimilarityMeter`` takes.
     """
 
     def __init__(
         self,
-        network: VGG,
+        network: FeatureNetwork,
         exemplars: Mapping[str, np.ndarray],
-        config: ColorizeConfig,
+        settings: ColorizerSettings,
         lpips: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        self.network = network
-        self.likeness = SimilarityMeter(lpips, network.device)
-        self.scales = tap_scales(exemplars, network.taps)
-        self.config = config
-        self.strengths, self.rows = steps_of_path(config.traversal.strength, config.output.save_path)
+        strengths, rows = steps_of_path(settings.traversal.strength, settings.path)
+        super().__init__(network, exemplars, strengths, rows, keeps_path=bool(settings.path), lpips=lpips)
+        self.settings = settings
         self.local: PairedPatches | None = None
         self.manifold: Manifold | None = None
-        if config.traversal.traversal == "local":
-            self.local = PairedPatches(exemplars, network.taps, config.model.size, network.device)
+        if settings.traversal.traversal == "local":
+            self.local = PairedPatches(exemplars, network.taps, settings.size, network.device)
         else:
             self.manifold = Manifold(exemplars, len(network.taps), network.device)
             self.chroma = as_tensor(exemplars["chroma"], network.device)
@@ -119,7 +118,7 @@ class Colorizer:
 
     def working(self, rgb: np.ndarray) -> np.ndarray:
         """Return what ``traverse`` and ``reconstruct`` take of a picture (H, W, 3) uint8: its working luma."""
-        return working_luma(rgb, self.config.model.size)
+        return working_luma(rgb, self.settings.size)
 
     def assemble(self, rgb: np.ndarray, edit: Edit, mask: np.ndarray | None = None) -> np.ndarray:
         """Return the result (H, W, 3) uint8, or at working size, of a picture and what was found for it.
@@ -129,7 +128,7 @@ class Colorizer:
         """
         if mask is not None:
             raise ValueError("Colorizing takes no mask.")
-        return assemble(rgb, edit.planes, self.config.output.resolution)
+        return assemble(rgb, edit.planes, self.settings.resolution)
 
     def traverse(self, luma: np.ndarray, identities: Sequence[ImageIdentity] = ()) -> list[Displacement]:
         """Return one displacement per image of luma (B, size, size) float32 in 0..255; who is shown has no say."""
@@ -145,15 +144,15 @@ class Colorizer:
         found = traverse_to_strengths(self.manifold.border(self.manifold.standardise(maps)), strengths)
         return [
             Displacement(
-                {"r": torch.stack([one.r[b] for one in found]).cpu().numpy()},
-                [one.figures(b, strength) for one, strength in zip(found, strengths, strict=True)],
+                {"r": torch.stack([traversal.r[b] for traversal in found]).cpu().numpy()},
+                [traversal.figures(b, strength) for traversal, strength in zip(found, strengths, strict=True)],
             )
             for b in range(len(maps[0]))
         ]
 
     def _traverse_local(self, maps: list[Tensor]) -> list[Displacement]:
         assert self.local is not None
-        settings = self.config.traversal
+        settings = self.settings.traversal
         index, weights = self.local.search(maps, settings.neighbors, settings.softmax_width, settings.scene_weight)
         results = []
         for b in range(len(index)):
@@ -179,30 +178,12 @@ class Colorizer:
         """Return the edits of each image of luma (B, size, size) float32 in 0..255, one per step.
 
         Each step's inversion starts from the result of the one before, moved by what its start differs.
+
+        Raises:
+            ImageError: kind ``bad-displacement`` when a displacement is not one of these exemplars, ``not-finite``
+                when a result has a number that is not finite.
         """
-        plane, maps = self._maps(luma)
-        settings = self.config.inversion
-        edits: list[list[Edit]] = [[] for _ in luma]
-        frames: list[list[np.ndarray]] = [[to_pixels(grey.expand(3, -1, -1))] for grey in plane]
-        before: tuple[Tensor, Tensor] | None = None
-        for step, (targets, start) in enumerate(self._targets(maps, displacements)):
-            found = invert_chroma(
-                self.network,
-                plane,
-                targets,
-                start,
-                initial=None if before is None else before[0] + start - before[1],
-                tv_weight=settings.tv_weight,
-                iterations=settings.iterations,
-                scales=self.scales,
-            )
-            before = found.planes, start
-            for b, edit in enumerate(self._edits(plane, found, [one.steps[step] for one in displacements])):
-                if self.config.output.save_path:
-                    frames[b].append(edit.picture)
-                if step in self.rows:
-                    edits[b].append(edit.with_frames(tuple(frames[b]) if self.config.output.save_path else ()))
-        return edits
+        return self.run_steps(_LumaBatch(self, luma), displacements)
 
     def _targets(
         self, maps: list[Tensor], displacements: Sequence[Displacement]
@@ -212,11 +193,11 @@ class Colorizer:
         The start is the exemplars' own chroma, moved as far as the features are but never beyond strength 1: a
         stronger move asks for more than the exemplars show, and the inversion then decides where it is plausible.
         """
-        device, size = self.network.device, self.config.model.size
+        device, size = self.network.device, self.settings.size
         strengths = [figures.strength for figures in displacements[0].steps]
 
         def stacked(name: str) -> Tensor:
-            return torch.stack([torch.tensor(one.arrays[name], device=device) for one in displacements])
+            return torch.stack([torch.tensor(each.arrays[name], device=device) for each in displacements])
 
         if self.local is not None:
             index, weights = stacked("index").long(), stacked("weight").float()
@@ -243,19 +224,46 @@ class Colorizer:
         planes = torch.einsum("bm,mchw->bchw", weights, self.chroma.float())
         return planes.clamp(-color.CHROMA_BOUND, color.CHROMA_BOUND)
 
-    def _edits(self, luma: Tensor, found: Inversion, figures: Sequence[Figures]) -> list[Edit]:
-        picture = color.to_rgb(luma, found.planes).clamp(0, 255)
-        likeness = self.likeness(picture, luma.expand_as(picture))
-        planes = found.planes.cpu().numpy()
-        return [
-            Edit(
-                figures=figures[b],
-                planes=planes[b],
-                picture=to_pixels(picture[b]),
-                feature_loss_before=float(found.feature_loss_before[b]),
-                feature_loss_after=float(found.feature_loss_after[b]),
-                iterations=int(found.iterations[b]),
-                likeness=likeness[b],
-            )
-            for b in range(len(planes))
-        ]
+    def check(self, displacement: Displacement) -> None:
+        """Raise ImageError (``bad-displacement``) when a displacement is not one of these exemplars."""
+        if self.local is not None:
+            patches = (self.local.grid**2, None)
+            displacement.check("index", patches, below=len(self.local.descriptors))
+            displacement.check("weight", (patches[0], displacement.arrays["index"].shape[1]))
+        else:
+            assert self.manifold is not None
+            displacement.check("r", (len(displacement.steps), len(self.manifold.features) + 1))
+
+
+class _LumaBatch(StepBatch):
+    """Grey images whose luma is locked: the planes are their chroma."""
+
+    def __init__(self, editor: Colorizer, luma: np.ndarray) -> None:
+        self._editor = editor
+        self._luma, self._maps = editor._maps(luma)
+        self.inputs = self._luma.expand(-1, 3, -1, -1)
+
+    def steps(self, displacements: Sequence[Displacement]) -> Iterator[Step]:
+        for displacement in displacements:
+            self._editor.check(displacement)
+        for targets, start in self._editor._targets(self._maps, displacements):
+            yield Step(targets, start)
+
+    def invert(self, step: Step, initial: Tensor) -> Inversion:
+        settings = self._editor.settings.inversion
+        return invert_chroma(
+            self._editor.network,
+            self._luma,
+            step.targets,
+            step.anchor,
+            initial=initial,
+            tv_weight=settings.tv_weight,
+            iterations=settings.iterations,
+            scales=self._editor.scales,
+        )
+
+    def render(self, planes: Tensor) -> Tensor:
+        return color.to_rgb(self._luma, planes).clamp(0, 255)
+
+    def kept(self, planes: Tensor, pictures: Tensor) -> Tensor:
+        return planes

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from dmt_ray.errors import ImageError
 from dmt_ray.method.metrics.similarity import Similarity
 
 
@@ -34,15 +36,15 @@ class Figures:
     witness_after: float | None = None
 
     @classmethod
-    def of_cells(cls, cells: Sequence[Figures]) -> Figures:
-        """Return the figures of an image whose cells moved each for itself: lengths add up, witnesses average."""
-        norm = math.sqrt(sum(cell.displacement_norm**2 for cell in cells))
-        before, after = ([getattr(cell, f"witness_{when}") for cell in cells] for when in ("before", "after"))
+    def of_patches(cls, patches: Sequence[Figures]) -> Figures:
+        """Return the figures of an image whose patches moved each for itself: lengths add up, witnesses average."""
+        norm = math.sqrt(sum(patch.displacement_norm**2 for patch in patches))
+        before, after = ([getattr(patch, f"witness_{when}") for patch in patches] for when in ("before", "after"))
         return cls(
-            cells[0].strength,
+            patches[0].strength,
             norm,
-            witness_before=None if None in before else sum(before) / len(cells),
-            witness_after=None if None in after else sum(after) / len(cells),
+            witness_before=None if None in before else sum(before) / len(patches),
+            witness_after=None if None in after else sum(after) / len(patches),
         )
 
 
@@ -54,10 +56,10 @@ def steps_of_path(strengths: Sequence[float], path: int) -> tuple[tuple[float, .
         path: steps from nothing to the greatest of them that shall be seen on the way.
     """
     between = {max(strengths) * step / path for step in range(1, path)} if path else set()
-    # A step that is all but one of those asked for is that one.
-    between = {one for one in between if all(abs(one - asked) > 1e-9 for asked in strengths)}
+    # Merge steps within 1e-9 of a requested strength.
+    between = {strength for strength in between if all(abs(strength - asked) > 1e-9 for asked in strengths)}
     every = sorted({*strengths, *between})
-    return tuple(every), frozenset(index for index, one in enumerate(every) if one in strengths)
+    return tuple(every), frozenset(index for index, strength in enumerate(every) if strength in strengths)
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,61 @@ class Displacement:
     """How one image is to be moved, in exemplars, for each step (each strength, in the order asked for).
 
     Attributes:
-        arrays: coefficients over exemplars, or over their cells; what they are is the editor's own affair.
+        arrays: coefficients over exemplars, or over their patches; opaque to the pipeline.
         steps: the figures of each step.
     """
 
     arrays: Mapping[str, np.ndarray]
     steps: Sequence[Figures]
+
+    def __post_init__(self) -> None:
+        """See that every number is finite.
+
+        Raises:
+            ImageError: kind ``not-finite``; names what is not.
+        """
+        for name, array in self.arrays.items():
+            if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
+                raise ImageError("not-finite", f"The array {name!r} of the displacement is not all finite numbers.")
+        for number, figures in enumerate(self.steps):
+            for name, value in asdict(figures).items():
+                if value is not None and not math.isfinite(value):
+                    raise ImageError("not-finite", f"The {name} of step {number} is {value}, not a finite number.")
+
+    def check(self, name: str, shape: tuple[int | None, ...], below: int | None = None) -> None:
+        """See that an array is what an editor can use.
+
+        Parameters:
+            name: of the array.
+            shape: that it must have; None is any length of at least 1.
+            below: its values are whole numbers from 0 to below this; without it they are floating-point numbers.
+
+        Raises:
+            ImageError: kind ``bad-displacement``; names what is wrong.
+        """
+        array = self.arrays.get(name)
+        if array is None:
+            raise ImageError("bad-displacement", f"The displacement has no array {name!r}.")
+        fits = array.ndim == len(shape) and all(
+            have >= 1 if want is None else have == want for have, want in zip(array.shape, shape, strict=True)
+        )
+        if not fits:
+            wanted = " x ".join("any" if want is None else str(want) for want in shape)
+            raise ImageError(
+                "bad-displacement",
+                f"The array {name!r} of the displacement is {array.shape}, and the exemplars ask for {wanted}.",
+            )
+        if below is None:
+            if array.dtype.kind != "f":
+                raise ImageError(
+                    "bad-displacement", f"The array {name!r} of the displacement is of {array.dtype}, not of floats."
+                )
+        else:
+            whole = array.dtype.kind in "iu"
+            if not whole or int(array.min()) < 0 or int(array.max()) >= below:
+                raise ImageError(
+                    "bad-displacement", f"The array {name!r} of the displacement names exemplars that are not there."
+                )
 
     def to_bytes(self) -> bytes:
         """Serialise as safetensors, the figures in its metadata."""
@@ -79,10 +130,34 @@ class Displacement:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Displacement:
-        """Undo ``to_bytes``."""
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        steps = json.loads(header["__metadata__"]["steps"])
-        return cls(load_tensors(data), [Figures(**step) for step in steps])
+        """Undo ``to_bytes``.
+
+        Raises:
+            ImageError: kind ``bad-displacement`` when these are not such bytes, ``not-finite`` when a number is not.
+        """
+        try:
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            steps = [_figures(step) for step in json.loads(header["__metadata__"]["steps"])]
+            if not steps:
+                raise ValueError("no steps")
+            arrays = load_tensors(data)
+        except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+            raise ImageError("bad-displacement", f"The displacement is damaged ({type(error).__name__}).") from error
+        return cls(arrays, steps)
+
+
+def _figures(values: Mapping[str, object]) -> Figures:
+    """Return the figures of a step as they were saved.
+
+    Raises:
+        TypeError: one is no number, or a name is unknown or missing.
+    """
+    figures = Figures(**values)  # type: ignore[arg-type]
+    for name, value in values.items():
+        optional = name not in ("strength", "displacement_norm")
+        if not (value is None and optional) and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise TypeError(f"{name} is no number")
+    return figures
 
 
 @dataclass(frozen=True)
@@ -96,7 +171,7 @@ class Edit:
         picture: (size, size, 3) uint8, the result at working size.
         feature_loss_before, feature_loss_after: mean over taps of 1/2 |phi - target|^2, of the input and the result.
         iterations: L-BFGS steps taken.
-        likeness: of the result to the input, at working size.
+        similarity: of the result to the input, at working size.
         frames: the way from the input to the result, pictures like ``picture``; empty unless asked for.
     """
 
@@ -106,7 +181,7 @@ class Edit:
     feature_loss_before: float
     feature_loss_after: float
     iterations: int
-    likeness: Similarity
+    similarity: Similarity
     frames: tuple[np.ndarray, ...] = ()
 
     def with_frames(self, frames: tuple[np.ndarray, ...]) -> Edit:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmt_ray.method.networks.vgg import VGG
+from dmt_ray.method.networks.feature_network import FeatureNetwork
 
 #: Pictures that go through the network at a time when nothing else decides it.
 BATCH = 8
@@ -34,7 +34,7 @@ def working_rgb(rgb: np.ndarray, size: int) -> np.ndarray:
     return to_pixels(resize(to_tensor(rgb), size, size))
 
 
-def features(network: VGG, images: Tensor) -> list[np.ndarray]:
+def features(network: FeatureNetwork, images: Tensor) -> list[np.ndarray]:
     """Return the maps of images (N, 3, size, size) in 0..255 as float16 arrays, a batch at a time."""
     parts: list[list[np.ndarray]] = [[] for _ in network.taps]
     with torch.inference_mode():

@@ -6,24 +6,23 @@ classes are pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dmt_ray.config import TransformConfig
 from dmt_ray.method.displacement import Displacement, Edit, Figures, steps_of_path
+from dmt_ray.method.editor import Step, StepBatch, StepEditor
 from dmt_ray.method.inversion.objective import Inversion, PictureObjective, invert
-from dmt_ray.method.inversion.pixel_difference import ClassPictures
-from dmt_ray.method.metrics.similarity import SimilarityMeter
-from dmt_ray.method.networks.vgg import VGG, tap_scales
-from dmt_ray.method.pictures import BATCH, match_color, resize, to_pixels, to_tensor, upsample_edit
+from dmt_ray.method.networks.feature_network import FeatureNetwork
+from dmt_ray.method.pictures import BATCH, match_color, resize, to_tensor, upsample_edit
+from dmt_ray.method.settings import TransformerSettings
 from dmt_ray.method.traversal.class_patches import ClassPatches
 from dmt_ray.method.traversal.interpolation import beta_to_alpha, interpolate
-from dmt_ray.method.traversal.manifold import Allocate, Manifold, ManifoldBuilder, as_tensor
-from dmt_ray.method.traversal.selection import ImageIdentity, Selector, describe_identities, spread, sub_gram
-from dmt_ray.method.traversal.shrinkage import belief
+from dmt_ray.method.traversal.manifold import Manifold, as_tensor
+from dmt_ray.method.traversal.selection import ImageIdentity, Selector, spread, sub_gram
+from dmt_ray.method.traversal.shrinkage import shrinkage
 from dmt_ray.method.traversal.solving import ROUGH, Traversal, traverse, traverse_to_strengths
 from dmt_ray.method.traversal.witness import BorderedGram, bandwidth
 
@@ -33,108 +32,48 @@ HELD_TAPS = ("conv1_1", "conv2_1")
 _NOISE = 8.0
 
 
-def build_manifold(
-    network: VGG,
-    sets: Sequence[Iterable[tuple[np.ndarray, ImageIdentity]]],
-    count: int,
-    config: TransformConfig,
-    allocate: Allocate = np.empty,
-) -> dict[str, np.ndarray]:
-    """Return what the traversal and the reconstruction need of the exemplars, as plain arrays to share.
-
-    Parameters:
-        network: the VGG with the taps of ``config``.
-        sets: sources, targets and the basis (which may be empty), as (size, size, 3) uint8 pictures with what is
-            known of them; read once, a batch at a time.
-        count: pictures of all sets at most.
-        config: the run's settings; the kind of traversal and its standardisation matter here.
-        allocate: makes the large arrays, in memory or in files.
-
-    Raises:
-        ValueError: there is no source, or no target.
-    """
-    builder = ManifoldBuilder(count, config.traversal.standardise, allocate)
-    identities: list[ImageIdentity] = []
-    counts: list[int] = []
-    classes: list[ClassPictures] = []
-    shapes: list[tuple[int, ...]] = []
-    for one in sets:
-        before = len(identities)
-        classes.append(ClassPictures(config.model.size))
-        for batch in _batches(one):
-            images = torch.stack([to_tensor(rgb) for rgb, _ in batch]).to(network.device)
-            with torch.inference_mode():
-                maps = network(images / 255)
-            shapes = [tuple(tap.shape[1:]) for tap in maps]
-            builder.add(maps)
-            classes[-1].add(images)
-            identities += [identity for _, identity in batch]
-        counts.append(len(identities) - before)
-    if not all(counts[:2]):
-        raise ValueError(f"{counts[0]} sources and {counts[1]} targets; there must be at least one of each")
-    arrays = builder.finish(counts[0], counts[1], network.device)
-    if config.traversal.traversal == "local":
-        arrays = ClassPatches.build(arrays, shapes, network.taps, config.model.size, allocate)
-    arrays["pixel_difference"] = classes[0].difference_to(classes[1]).float().numpy()
-    return arrays | describe_identities(identities)
-
-
-def _batches(
-    pictures: Iterable[tuple[np.ndarray, ImageIdentity]],
-) -> Iterator[list[tuple[np.ndarray, ImageIdentity]]]:
-    batch: list[tuple[np.ndarray, ImageIdentity]] = []
-    for picture in pictures:
-        batch.append(picture)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-class Transformer:
+class Transformer(StepEditor):
     """Moves batches of pictures with one manifold.
 
     Parameters:
-        network: the VGG with the taps of ``config``, and ``HELD_TAPS`` too where they are held.
-        exemplars: what ``build_manifold`` returned, possibly as read-only views of shared memory or of files.
-        config: the run's settings.
+        network: the VGG with the run's taps, and ``HELD_TAPS`` too where they are held.
+        exemplars: what ``class_manifold.build_manifold`` returned, perhaps read-only.
+        settings: what decides the result.
         lpips: what ``SimilarityMeter`` takes.
     """
 
     def __init__(
         self,
-        network: VGG,
+        network: FeatureNetwork,
         exemplars: Mapping[str, np.ndarray],
-        config: TransformConfig,
+        settings: TransformerSettings,
         lpips: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        self.network = network
-        self.likeness = SimilarityMeter(lpips, network.device)
-        self.scales = tap_scales(exemplars, network.taps)
-        self.config = config
+        strengths, rows = steps_of_path(settings.traversal.strengths, settings.path)
+        stepless = settings.traversal.budget_weight or settings.traversal.beta
+        if stepless:
+            rows = frozenset(range(len(stepless)))
+        super().__init__(network, exemplars, strengths, rows, keeps_path=bool(settings.path), lpips=lpips)
+        self.settings = settings
         self.manifold = Manifold(exemplars, len(network.taps), network.device)
         self.pixel_difference = as_tensor(exemplars["pixel_difference"], network.device)
-        self.belief: Tensor | None = None
-        self.cells: ClassPatches | None = None
-        if config.traversal.traversal == "local":
-            self.cells = ClassPatches(exemplars, network.taps, config.model.size, network.device)
-        elif config.traversal.shrink:
-            self.belief = belief(as_tensor(exemplars["evidence"], network.device), config.traversal.shrink)
+        self.shrinkage: Tensor | None = None
+        self.patches: ClassPatches | None = None
+        if settings.traversal.traversal == "local":
+            self.patches = ClassPatches(exemplars, network.taps, settings.size, network.device)
+        elif settings.traversal.shrink:
+            self.shrinkage = shrinkage(as_tensor(exemplars["f_ratio"], network.device), settings.traversal.shrink)
         self.selector = Selector(
             exemplars,
             self.manifold.sources,
             self.manifold.targets,
-            neighbors=config.traversal.neighbors,
-            by_attributes=config.traversal.neighbors_by == "attributes",
+            neighbors=settings.traversal.neighbors,
+            by_attributes=settings.traversal.neighbors_by == "attributes",
         )
-        self.strengths, self.rows = steps_of_path(config.traversal.strengths, config.output.save_path)
-        if config.traversal.budget_weight or config.traversal.beta:
-            self.rows = frozenset(range(len(config.strengths)))
 
     def working(self, rgb: np.ndarray) -> np.ndarray:
         """Return what the other calls take of a picture (H, W, 3) uint8: (3, size, size) float32 in 0..255."""
-        size = self.config.model.size
+        size = self.settings.size
         picture: np.ndarray = resize(to_tensor(rgb), size, size).clamp(0, 255).numpy()
         return picture
 
@@ -149,7 +88,7 @@ class Transformer:
         Returns:
             (H, W, 3) uint8 with the photo's own detail, or at working size.
         """
-        if self.config.output.resolution == "working":
+        if self.settings.resolution == "working":
             return edit.picture
         return upsample_edit(rgb, edit.planes, mask)
 
@@ -175,28 +114,22 @@ class Transformer:
             pictures: (B, 3, size, size) float32 in 0..255.
             displacements: what ``traverse`` returned for them.
             masks: (size, size) float32 in 0..1 or None for each.
+
+        Raises:
+            ImageError: kind ``bad-displacement`` when a displacement is not one of these exemplars, ``not-finite``
+                when a result has a number that is not finite.
         """
-        images, maps = self._maps(pictures)
-        mask = self._masks(masks, images)
-        noise = self.config.inversion.start == "noise"
-        initial, anchor = (self._noise(images) if noise else images), images
-        edits: list[list[Edit]] = [[] for _ in pictures]
-        frames: list[list[np.ndarray]] = [[to_pixels(image)] for image in images]
-        for step, targets in enumerate(self._targets(maps, displacements)):
-            far = step == 0 and noise
-            shifted = self._shifted(images, mask, [one.steps[step].strength for one in displacements])
-            if not far:
-                initial = (initial + shifted - anchor).clamp(0, 255)
-            anchor = shifted
-            found = self._invert(targets, images, anchor, mask, initial, far=far)
-            initial = found.planes
-            for b, edit in enumerate(self._edits(images, found, mask, [one.steps[step] for one in displacements])):
-                if self.config.output.save_path:
-                    frames[b].append(edit.picture)
-                if step in self.rows:
-                    kept = tuple(frames[b]) if self.config.output.save_path else ()
-                    edits[b].append(edit.with_frames(kept))
-        return edits
+        return self.run_steps(_PictureBatch(self, pictures, masks), displacements)
+
+    def check(self, displacement: Displacement) -> None:
+        """Raise ImageError (``bad-displacement``) when a displacement is not one of these exemplars."""
+        steps = len(displacement.steps)
+        if self.patches is None:
+            displacement.check("r", (steps, len(self.manifold.features) + 1))
+            return
+        patches = self.patches.grid**2
+        displacement.check("index", (patches, None), below=len(self.patches.descriptors))
+        displacement.check("r", (steps, patches, displacement.arrays["index"].shape[1] + 1))
 
     def _maps(self, pictures: np.ndarray) -> tuple[Tensor, list[Tensor]]:
         images = torch.tensor(pictures, device=self.network.device)
@@ -204,8 +137,8 @@ class Transformer:
             return images, self.network(images / 255)
 
     def _traverse(self, maps: list[Tensor], identities: Sequence[ImageIdentity]) -> list[Displacement]:
-        if self.cells is not None:
-            return self._traverse_cells(self.cells, maps, identities)
+        if self.patches is not None:
+            return self._traverse_patches(self.patches, maps, identities)
         x = self.manifold.standardise(maps)
         gram = self.manifold.border(x)
         choices = self.selector.choose(gram, identities)
@@ -223,13 +156,13 @@ class Transformer:
         self, gram: BorderedGram, x: Tensor, maps: list[Tensor], chosen: Tensor | None
     ) -> list[tuple[Tensor, list[Figures]]]:
         """Return coefficients (B, K + 1) and figures (B) of each step."""
-        settings = self.config.traversal
+        settings = self.settings.traversal
         batch = len(gram.own)
         if settings.method == "dfi":
             if settings.beta:
                 square = self._mean_square(gram, x, maps, chosen)
                 return interpolate(gram, [beta_to_alpha(beta, square) for beta in settings.beta])
-            return interpolate(gram, [gram.own.new_full((batch,), one) for one in self.strengths])
+            return interpolate(gram, [gram.own.new_full((batch,), strength) for strength in self.strengths])
         variance = bandwidth(gram, settings.mean_kernel)
         if settings.rbf_variance is not None:
             variance = gram.own.new_full((batch,), settings.rbf_variance)
@@ -237,14 +170,17 @@ class Transformer:
             weights = gram.own.new_tensor(settings.budget_weight)
             found = traverse(gram, variance, weights)
             reach = gram.mean_difference().clamp_min(1e-30)
-            return [(one.r, [one.figures(b, float(one.norm[b] / reach[b])) for b in range(batch)]) for one in found]
+            return [
+                (traversal.r, [traversal.figures(b, float(traversal.norm[b] / reach[b])) for b in range(batch)])
+                for traversal in found
+            ]
         return self._to_strengths(gram, variance)
 
     def _to_strengths(self, gram: BorderedGram, variance: Tensor) -> list[tuple[Tensor, list[Figures]]]:
         found: list[Traversal] = traverse_to_strengths(gram, self.strengths, variance)
         return [
-            (one.r, [one.figures(b, strength) for b in range(len(one.r))])
-            for one, strength in zip(found, self.strengths, strict=True)
+            (traversal.r, [traversal.figures(b, strength) for b in range(len(traversal.r))])
+            for traversal, strength in zip(found, self.strengths, strict=True)
         ]
 
     def _mean_square(self, gram: BorderedGram, x: Tensor, maps: list[Tensor], chosen: Tensor | None) -> Tensor:
@@ -256,26 +192,26 @@ class Transformer:
         differences = torch.cat([(a - b).flatten(1) for a, b in zip(moved, maps, strict=True)], 1)
         return differences.square().mean(1)
 
-    def _traverse_cells(
-        self, cells: ClassPatches, maps: list[Tensor], identities: Sequence[ImageIdentity]
+    def _traverse_patches(
+        self, patches: ClassPatches, maps: list[Tensor], identities: Sequence[ImageIdentity]
     ) -> list[Displacement]:
-        settings = self.config.traversal
+        settings = self.settings.traversal
         standardised = self._standardised(maps)
         allowed = torch.from_numpy(np.stack([self.selector.allowed(identity) for identity in identities]))
-        known = cells.sources + cells.targets
+        known = patches.sources + patches.targets
         results = []
         for b in range(len(maps[0])):
             taps = [tap[b : b + 1] for tap in standardised]
-            index, sources = cells.search(
-                taps, allowed[b : b + 1, :known], settings.cell_neighbors, settings.scene_weight
+            index, sources = patches.search(
+                taps, allowed[b : b + 1, :known], settings.patch_neighbors, settings.scene_weight
             )
-            gram = cells.gram(taps, index[0], sources)
+            gram = patches.gram(taps, index[0], sources)
             steps = (
-                interpolate(gram, [torch.full_like(gram.own, one) for one in self.strengths])
+                interpolate(gram, [torch.full_like(gram.own, strength) for strength in self.strengths])
                 if settings.method == "dfi"
                 else [
-                    (one.r, [one.figures(c, strength) for c in range(len(one.r))])
-                    for one, strength in zip(
+                    (traversal.r, [traversal.figures(c, strength) for c in range(len(traversal.r))])
+                    for traversal, strength in zip(
                         traverse_to_strengths(gram, self.strengths, effort=ROUGH), self.strengths, strict=True
                     )
                 ]
@@ -284,7 +220,7 @@ class Transformer:
                 "index": index[0].to(torch.int32).cpu().numpy(),
                 "r": torch.stack([r for r, _ in steps]).float().cpu().numpy(),
             }
-            results.append(Displacement(arrays, [Figures.of_cells(figures) for _, figures in steps]))
+            results.append(Displacement(arrays, [Figures.of_patches(figures) for _, figures in steps]))
         return results
 
     def _standardised(self, maps: list[Tensor]) -> list[Tensor]:
@@ -296,20 +232,21 @@ class Transformer:
     def _targets(self, maps: list[Tensor], displacements: Sequence[Displacement]) -> Iterator[list[Tensor]]:
         """Yield the moved features, one (B, C, h, w) per tap, of each step."""
         device = self.network.device
-        r = [torch.tensor(one.arrays["r"], device=device) for one in displacements]
-        if self.cells is None:
+        r = [torch.tensor(each.arrays["r"], device=device) for each in displacements]
+        if self.patches is None:
             x = self.manifold.standardise(maps)
             for step in range(len(r[0])):
-                moved = self.manifold.move(x, torch.stack([one[step] for one in r]))
-                if self.belief is not None:
-                    moved = torch.lerp(x, moved, self.belief)
+                moved = self.manifold.move(x, torch.stack([each[step] for each in r]))
+                if self.shrinkage is not None:
+                    moved = torch.lerp(x, moved, self.shrinkage)
                 yield self.manifold.unstandardise(moved, maps)
             return
         standardised = self._standardised(maps)
-        index = [torch.tensor(one.arrays["index"], device=device).long() for one in displacements]
+        index = [torch.tensor(each.arrays["index"], device=device).long() for each in displacements]
         for step in range(len(r[0])):
             each = [
-                self.cells.move([tap[b : b + 1] for tap in standardised], index[b], r[b][step]) for b in range(len(r))
+                self.patches.move([tap[b : b + 1] for tap in standardised], index[b], r[b][step])
+                for b in range(len(r))
             ]
             yield [
                 torch.cat(taps) * deviation + mean
@@ -321,58 +258,13 @@ class Transformer:
     def _shifted(self, images: Tensor, mask: Tensor | None, strengths: Sequence[float]) -> Tensor:
         """Return the pictures (B, 3, size, size) moved by the exemplars' own pixels: where the inversion begins.
 
-        Cells move for themselves, whatever lies at their place in the exemplars, so a local traversal has no shift.
+        Patches move for themselves, whatever lies at their place in the exemplars, so a local traversal has no shift.
         """
-        share = self.config.inversion.pixel_share
-        if share == 0 or self.cells is not None:
+        share = self.settings.inversion.pixel_share
+        if share == 0 or self.patches is not None:
             return images
         shift = share * images.new_tensor(strengths)[:, None, None, None] * self.pixel_difference
         return (images + (shift if mask is None else mask * shift)).clamp(0, 255)
-
-    def _invert(
-        self,
-        targets: list[Tensor],
-        images: Tensor,
-        anchor: Tensor,
-        mask: Tensor | None,
-        initial: Tensor,
-        *,
-        far: bool,
-    ) -> Inversion:
-        settings = self.config.inversion
-        objective = PictureObjective(
-            self.network,
-            targets,
-            anchor,
-            tv_weight=settings.tv_weight,
-            tv_on=settings.tv_on,
-            mask=mask,
-            held=HELD_TAPS,
-            held_weight=settings.held_weight,
-            scales=self.scales,
-        )
-        return invert(objective, initial, before=images, bounds=(0.0, 255.0), iterations=settings.iterations, far=far)
-
-    def _edits(
-        self, images: Tensor, found: Inversion, mask: Tensor | None, figures: Sequence[Figures]
-    ) -> Iterator[Edit]:
-        results = found.planes
-        if self.config.inversion.match_color:
-            results = match_color(results, images, mask).clamp(0, 255)
-        if mask is not None:
-            results = images + mask * (results - images)
-        likeness = self.likeness(results, images)
-        differences = (results - images).cpu().numpy()
-        for b in range(len(images)):
-            yield Edit(
-                figures=figures[b],
-                planes=differences[b],
-                picture=to_pixels(results[b]),
-                feature_loss_before=float(found.feature_loss_before[b]),
-                feature_loss_after=float(found.feature_loss_after[b]),
-                iterations=int(found.iterations[b]),
-                likeness=likeness[b],
-            )
 
     def _masks(self, masks: Sequence[np.ndarray | None], images: Tensor) -> Tensor | None:
         """Return masks (B, 1, size, size) in 0..1; None where no picture has one."""
@@ -384,9 +276,67 @@ class Transformer:
 
     def _noise(self, images: Tensor) -> Tensor:
         """Return the same noise for every picture, so that no result depends on the batch."""
-        generator = torch.Generator().manual_seed(self.config.inputs.seed)
+        generator = torch.Generator().manual_seed(self.settings.noise_seed)
         noise = torch.rand(images.shape[1:], generator=generator) * 2 - 1
         return (127.5 + _NOISE * noise).to(images).expand_as(images).clone()
+
+
+class _PictureBatch(StepBatch):
+    """Pictures whose planes are their colours."""
+
+    def __init__(self, editor: Transformer, pictures: np.ndarray, masks: Sequence[np.ndarray | None]) -> None:
+        self._editor = editor
+        self.inputs, self._maps = editor._maps(pictures)
+        self._mask = editor._masks(masks, self.inputs)
+
+    def steps(self, displacements: Sequence[Displacement]) -> Iterator[Step]:
+        editor, images = self._editor, self.inputs
+        for displacement in displacements:
+            editor.check(displacement)
+        noise = editor.settings.inversion.start == "noise"
+        for number, targets in enumerate(editor._targets(self._maps, displacements)):
+            strengths = [displacement.steps[number].strength for displacement in displacements]
+            shifted = editor._shifted(images, self._mask, strengths)
+            initial = None
+            if number == 0:
+                initial = editor._noise(images) if noise else self.bounded(images + shifted - images)
+            yield Step(targets, shifted, initial, far=number == 0 and noise)
+
+    def invert(self, step: Step, initial: Tensor) -> Inversion:
+        settings = self._editor.settings.inversion
+        objective = PictureObjective(
+            self._editor.network,
+            step.targets,
+            step.anchor,
+            tv_weight=settings.tv_weight,
+            tv_on=settings.tv_on,
+            mask=self._mask,
+            held=HELD_TAPS,
+            held_weight=settings.held_weight,
+            scales=self._editor.scales,
+        )
+        return invert(
+            objective,
+            initial,
+            before=self.inputs,
+            bounds=(0.0, 255.0),
+            iterations=settings.iterations,
+            far=step.far,
+        )
+
+    def render(self, planes: Tensor) -> Tensor:
+        results = planes
+        if self._editor.settings.inversion.match_color:
+            results = match_color(results, self.inputs, self._mask).clamp(0, 255)
+        if self._mask is not None:
+            results = self.inputs + self._mask * (results - self.inputs)
+        return results
+
+    def kept(self, planes: Tensor, pictures: Tensor) -> Tensor:
+        return pictures - self.inputs
+
+    def bounded(self, planes: Tensor) -> Tensor:
+        return planes.clamp(0, 255)
 
 
 def _displacements(steps: Sequence[tuple[Tensor, list[Figures]]]) -> list[Displacement]:

@@ -10,34 +10,38 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dmt_ray.errors import SettingsError
-from dmt_ray.output.commit import BODY_KEY, STAMP_KEY, shard_name, shard_uri, shard_writer
+from dmt_ray.output.commit import shard_name, shard_uri, shard_writer
+from dmt_ray.output.expected import Expected
 from dmt_ray.output.plan import load_plan
-from dmt_ray.output.run_record import PROGRAM, recorded_fingerprint, recorded_steps
+from dmt_ray.output.report import some_of
+from dmt_ray.output.run_record import PROGRAM
+from dmt_ray.output.schema import BODY_KEY, ERRORS_KEY, SCHEMA_KEY, STAMP_KEY
 from dmt_ray.output.shard_file import (
     DamagedShardError,
-    Expected,
     ShardFacts,
     body_sha256,
     committed,
+    file_version,
+    footer_keys,
     reading_shard,
 )
 from dmt_ray.output.verify import verify_output, wrong_images
+from dmt_ray.output.versions import recorded_expected
 from dmt_ray.storage import files
 
 logger = logging.getLogger(__name__)
 
 COMPACTION_FILE = "compaction.json"
 _PROGRAM = f"{PROGRAM} compact"
-_PART_NAME = re.compile(r"part-(\d{6,})\.parquet")
+_PART_NAME = re.compile(r"part-([0-9]{6,})\.parquet")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,17 @@ class Part:
     rows: int
     stamp: str
     """SHA-256 of what its shards' files say of themselves."""
+    errors: int = 0
+    """Error rows; known while the file is made."""
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What ``compaction.json`` says."""
+
+    fingerprint: str
+    parts: tuple[Part, ...] | None
+    """None: the compaction was never finished."""
 
 
 @dataclass
@@ -61,15 +76,19 @@ class CompactReport:
     """Parts that had to be written; the others were there."""
     damaged: dict[str, str] = field(default_factory=dict)
     """What is wrong, by file name."""
+    strangers: list[str] = field(default_factory=list)
+    """Visible names that are no file of the compaction."""
 
     @property
     def complete(self) -> bool:
-        """Every row of the run is there once."""
-        return not self.damaged
+        """Every row of the run is there once, and readers see no other file."""
+        return not self.damaged and not self.strangers
 
     def sentences(self) -> list[str]:
         """Say what was found, one fact a line."""
         wrong = [f"damaged: {name}: {reason}." for name, reason in sorted(self.damaged.items())]
+        if self.strangers:
+            wrong.append(f"{len(self.strangers)} names are of no file of the compaction: {some_of(self.strangers)}")
         return [f"{self.rows} rows in {self.parts} files.", *wrong]
 
 
@@ -91,27 +110,27 @@ def compact(output: str, dest: str, file_size: int) -> CompactReport:
     report = verify_output(output)
     if not report.complete:
         raise SettingsError(f"{output} is not complete, so it cannot be compacted: {' '.join(report.sentences())}")
-    plan, fingerprint = load_plan(output), recorded_fingerprint(output)
-    expected = Expected.of(output, plan, recorded_steps(output), fingerprint)
+    plan = load_plan(output)
+    expected = recorded_expected(output, plan)
     facts = committed(plan, expected).sound
     parts = _cut(facts, file_size)
-    _claim(dest, fingerprint)
-    schema = expected.schema
+    _claim(dest, expected.fingerprint)
     written = 0
     damaged: dict[str, str] = {}
     for part in parts:
         uri = files.join(dest, part.name)
-        if (_why_not(uri, part, schema) or _why_not_deep(uri)) is None:
+        if (_footer_fault(uri, part, expected.schema) or _body_fault(uri)) is None:
             continue
-        _write(uri, part, schema, [shard_uri(output, shard) for shard in part.shards])
+        _write(uri, part, expected)
         logger.info("%s: %d rows of %d shards.", part.name, part.rows, len(part.shards))
         written += 1
-        reason = _why_not_deep(uri)
+        reason = _body_fault(uri)
         if reason is not None:
             damaged[part.name] = reason
     record = {
         "program": _PROGRAM,
-        "fingerprint": fingerprint,
+        "schema_version": expected.version,
+        "fingerprint": expected.fingerprint,
         "steps": expected.steps,
         "file_size": file_size,
         "rows": sum(part.rows for part in parts),
@@ -142,23 +161,21 @@ def verify_compaction(dest: str, *, deep: bool = False) -> CompactReport:
         SettingsError: there is no compaction, or it was never finished.
         StorageError: a file cannot be read.
     """
-    record = _read_record(dest)
-    if "parts" not in record:
+    parts = _read_record(dest).parts
+    if parts is None:
         raise SettingsError(f"The compaction at {dest} was never finished; run it again.")
-    parts = [Part(part["name"], (), part["rows"], part["stamp"]) for part in record["parts"]]
     report = CompactReport(parts=len(parts))
     keys = []
     for part in parts:
         uri = files.join(dest, part.name)
-        reason = _why_not(uri, part, None) or (_why_not_deep(uri) if deep else None)
+        reason = _footer_fault(uri, part, None) or (_body_fault(uri) if deep else None)
         if reason is not None:
             report.damaged[part.name] = reason
             continue
         with reading_shard(uri) as file:
             keys.append(file.read(columns=["id", "step"]))
         report.rows += part.rows
-    for name in sorted(_part_names(dest) - {part.name for part in parts}):
-        report.damaged[name] = "it is no part of the compaction"
+    report.strangers = sorted(files.list_names(dest) - {part.name for part in parts} - {COMPACTION_FILE})
     if keys:
         counts = pa.concat_tables(keys).group_by(["id", "step"]).aggregate([([], "count_all")])
         doubled = pc.unique(counts.filter(pc.greater(counts["count_all"], 1))["id"]).to_pylist()
@@ -182,7 +199,8 @@ def _cut(facts: dict[int, ShardFacts], file_size: int) -> list[Part]:
         sums = "\n".join(facts[number].body_sha256 for number in group)
         stamp = hashlib.sha256(sums.encode()).hexdigest()
         rows = sum(facts[number].rows for number in group)
-        parts.append(Part(f"part-{index:06d}.parquet", tuple(group), rows, stamp))
+        errors = sum(facts[number].errors for number in group)
+        parts.append(Part(f"part-{index:06d}.parquet", tuple(group), rows, stamp, errors))
     return parts
 
 
@@ -194,8 +212,7 @@ def _claim(dest: str, fingerprint: str) -> None:
     """
     names = files.list_names(dest)
     if COMPACTION_FILE in names:
-        record = _read_record(dest)
-        if record.get("fingerprint") != fingerprint:
+        if _read_record(dest).fingerprint != fingerprint:
             raise SettingsError(f"{dest} is a compaction of another run; name another DEST.")
         return
     if names:
@@ -204,31 +221,64 @@ def _claim(dest: str, fingerprint: str) -> None:
     files.write_atomic(files.join(dest, COMPACTION_FILE), (json.dumps(record, indent=2) + "\n").encode())
 
 
-def _read_record(dest: str) -> dict[str, Any]:
+def _read_record(dest: str) -> _Record:
+    """Return what ``compaction.json`` says.
+
+    Raises:
+        SettingsError: it is damaged, or not one of ours.
+        StorageError: it is missing or cannot be read.
+    """
     uri = files.join(dest, COMPACTION_FILE)
     try:
         record = json.loads(files.read_bytes(uri))
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or record.get("program") != _PROGRAM:
-        raise SettingsError(f"{uri} was not written by this program; name another place.")
-    return record
+        raise SettingsError(f"{files.masked(uri)} was not written by this program; name another place.")
+    fingerprint, parts = record.get("fingerprint"), record.get("parts")
+    named = None if parts is None else _parts_of(parts)
+    if not isinstance(fingerprint, str) or (named is None and parts is not None):
+        raise SettingsError(f"{files.masked(uri)} is damaged; compact the run again into an empty place.")
+    return _Record(fingerprint, named)
+
+
+def _parts_of(said: object) -> tuple[Part, ...] | None:
+    """Return the parts that a record names; None where it is damaged."""
+    if not isinstance(said, list):
+        return None
+    parts = []
+    for part in said:
+        if not isinstance(part, dict):
+            return None
+        name, rows, stamp = part.get("name"), part.get("rows"), part.get("stamp")
+        if not isinstance(name, str) or not isinstance(stamp, str) or type(rows) is not int:
+            return None
+        if not _PART_NAME.fullmatch(name):
+            return None
+        parts.append(Part(name, (), rows, stamp))
+    return tuple(parts)
 
 
 def _part_names(dest: str) -> set[str]:
     return {name for name in files.list_names(dest) if _PART_NAME.fullmatch(name)}
 
 
-def _write(uri: str, part: Part, schema: pa.Schema, sources: Sequence[str]) -> None:
+def _write(uri: str, part: Part, expected: Expected) -> None:
     """Write a part, a row group for each shard."""
-    with files.staged(uri) as path, path.open("wb") as file:
+    with files.open_new(uri) as file:
         hashing = _Hashing(file.write)
-        with shard_writer(pa.PythonFile(hashing, "w"), schema) as writer:
-            for shard, source in zip(part.shards, sources, strict=True):
-                with _sound(shard), reading_shard(source) as opened:
+        with shard_writer(pa.PythonFile(hashing, "w"), expected.schema) as writer:
+            for shard in part.shards:
+                with _sound(shard), reading_shard(shard_uri(expected.output, shard)) as opened:
                     table = opened.read().replace_schema_metadata(None)
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
-            writer.add_key_value_metadata({STAMP_KEY: part.stamp, BODY_KEY: hashing.hexdigest()})
+            footer = {
+                SCHEMA_KEY: str(expected.version),
+                ERRORS_KEY: str(part.errors),
+                STAMP_KEY: part.stamp,
+                BODY_KEY: hashing.hexdigest(),
+            }
+            writer.add_key_value_metadata(footer)
 
 
 @contextmanager
@@ -273,14 +323,18 @@ class _Hashing:
         return self._sha256.hexdigest()
 
 
-def _why_not(uri: str, part: Part, schema: pa.Schema | None) -> str | None:
-    """Say why a file is not the part that it should be, from its footer; None when it is."""
+def _footer_fault(uri: str, part: Part, schema: pa.Schema | None) -> str | None:
+    """Say why a file is not the part that it should be, from its footer; None when it is.
+
+    Raises:
+        SettingsError: a later version of this program wrote it.
+    """
     if not files.exists(uri):
         return "it is missing"
     try:
         with reading_shard(uri) as file:
-            keys = file.metadata.metadata or {}
-            if keys.get(STAMP_KEY.encode(), b"").decode() != part.stamp:
+            file_version(file, uri)
+            if footer_keys(file).get(STAMP_KEY) != part.stamp:
                 return "it was made of other shards"
             if file.metadata.num_rows != part.rows:
                 return f"it has {file.metadata.num_rows} rows, and {part.rows} are wanted"
@@ -291,14 +345,13 @@ def _why_not(uri: str, part: Part, schema: pa.Schema | None) -> str | None:
     return None
 
 
-def _why_not_deep(uri: str) -> str | None:
-    """Read a part whole, a row group at a time, and say what is wrong with it."""
+def _body_fault(uri: str) -> str | None:
+    """Read a part whole, a row group at a time, and say what is wrong with it; None when nothing is."""
     try:
         with reading_shard(uri) as file:
-            keys = file.metadata.metadata or {}
-            if body_sha256(uri) != keys.get(BODY_KEY.encode(), b"").decode():
+            if body_sha256(uri) != footer_keys(file).get(BODY_KEY):
                 return "its bytes are not those that were written (checksum)"
             wrong = wrong_images(file)
     except DamagedShardError as error:
         return str(error)
-    return f"{len(wrong)} images are damaged: {', '.join(wrong[:5])}" if wrong else None
+    return f"{len(wrong)} images are damaged: {some_of(wrong)}" if wrong else None

@@ -8,11 +8,10 @@ from __future__ import annotations
 import base64
 import bisect
 import itertools
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import overload
 
 import numpy as np
@@ -23,8 +22,10 @@ import pyarrow.parquet as pq
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage import files
-from dmt_ray.storage.inputs.listing import LISTING_SCHEMA, items_of
-from dmt_ray.storage.inputs.registry import InputItem, Listing
+from dmt_ray.storage.disk_space import is_out_of_space
+from dmt_ray.storage.files import masked
+from dmt_ray.storage.inputs.listing import LISTING_SCHEMA, InputItem, Listing, items_of
+from dmt_ray.storage.scratch import ScratchFolder, scratch_folder
 
 PLAN_FILE = "plan.parquet"
 PLAN_SCHEMA = pa.schema([*LISTING_SCHEMA, ("shard", pa.int64())])
@@ -32,7 +33,29 @@ PLAN_SCHEMA = pa.schema([*LISTING_SCHEMA, ("shard", pa.int64())])
 #: Images of a row group, which is what is read at a time: about this many, and always whole shards.
 GROUP_ROWS = 8192
 
-_CARRIED_KEY = b"dmt_ray.input_columns"
+#: In the plan's footer: the input's own columns (an Arrow schema in base64), the identities of tables and archives,
+#: the fingerprint of the run's settings, and the name that run.json bears as well.
+_COLUMNS_KEY = b"dmt_ray.carried"
+_CONTAINERS_KEY = b"dmt_ray.containers"
+_FINGERPRINT_KEY = b"dmt_ray.fingerprint"
+_NAME_KEY = b"dmt_ray.plan"
+
+#: What names a place inside of a table or an archive, behind its URI.
+_INSIDE = r"#(row|offset|sample|member)=.*$"
+
+
+class DamagedPlanError(SettingsError):
+    """A plan file is cut short, damaged, or no plan at all; the message names it."""
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What ties a plan to its ``run.json``."""
+
+    fingerprint: str
+    """Of the run's settings."""
+    name: str
+    """Drawn once per run, and the same in both files."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +74,18 @@ class PlanFile:
         owned: a folder to delete with this object.
 
     Raises:
-        SettingsError: it is not one of ours.
+        DamagedPlanError: it is damaged, or not one of ours.
     """
 
-    def __init__(self, uri: str, owned: tempfile.TemporaryDirectory[str] | None = None) -> None:
+    def __init__(self, uri: str, owned: ScratchFolder | None = None) -> None:
         self.uri = uri
         self._owned = owned
         self._metadata: pq.FileMetaData | None = None
         with self._reading() as file:
             schema = file.schema_arrow
-            if not schema.remove_metadata().equals(PLAN_SCHEMA):
+            if schema.names not in (PLAN_SCHEMA.names, [name for name in PLAN_SCHEMA.names if name != "identity"]):
                 columns = ", ".join(schema.names)
-                raise SettingsError(f"{uri} is not a plan of this program: its columns are {columns}.")
+                raise DamagedPlanError(f"{masked(uri)} is not a plan of this program: its columns are {columns}.")
             shards = [batch.column(0).to_numpy() for batch in file.iter_batches(columns=["shard"])]
             self._metadata = file.metadata
         numbers = np.concatenate([np.zeros(0, np.int64), *shards])
@@ -70,12 +93,18 @@ class PlanFile:
         self._groups: list[int] = [0]  # where each row group begins, and the end
         for index in range(self._metadata.num_row_groups):
             self._groups.append(self._groups[-1] + self._metadata.row_group(index).num_rows)
-        packed = (schema.metadata or {}).get(_CARRIED_KEY)
-        #: The columns that the run carries through to its output, as they are named there; each field's metadata
-        #: says under ``column`` what the input calls it.
+        keys = schema.metadata or {}
+        #: The columns of the input that the run's output has too, as they are named there; each field's metadata says
+        #: under ``column`` what the input calls it.
         self.input_columns: pa.Schema = pa.schema([])
-        if packed:
+        if packed := keys.get(_COLUMNS_KEY):
             self.input_columns = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(packed)))
+        #: Identities of the tables and archives that rows are read from, by URI; none in an earlier plan.
+        self.containers: Mapping[str, str] = json.loads(keys.get(_CONTAINERS_KEY, b"{}"))
+        #: None in a plan of an earlier version.
+        self.binding: Binding | None = None
+        if _FINGERPRINT_KEY in keys and _NAME_KEY in keys:
+            self.binding = Binding(keys[_FINGERPRINT_KEY].decode(), keys[_NAME_KEY].decode())
         self._kept: tuple[int, pa.Table] | None = None
 
     def images(self, numbers: npt.NDArray[np.int64]) -> int:
@@ -96,7 +125,9 @@ class PlanFile:
         items: list[InputItem] = []
         while left:
             group = bisect.bisect_right(self._groups, start) - 1
-            rows = self._group(group).slice(start - self._groups[group], left)
+            if self._kept is None or self._kept[0] != group:
+                self._kept = group, self._group(group, LISTING_SCHEMA.names)
+            rows = self._kept[1].slice(start - self._groups[group], left)
             items += items_of(rows)
             start, left = start + rows.num_rows, left - rows.num_rows
         return Shard(number, tuple(items))
@@ -108,28 +139,44 @@ class PlanFile:
                 yield file.read_row_group(group, columns=["id"])["id"]
 
     def groups(self) -> Iterator[pa.Table]:
-        """Yield the plan as it is written, a row group at a time."""
+        """Yield the plan as it is written, in tables of ``PLAN_SCHEMA``, a row group at a time."""
         for group in range(len(self._groups) - 1):
-            with self._reading() as file:
-                yield file.read_row_group(group)
+            yield self._group(group, PLAN_SCHEMA.names).select(PLAN_SCHEMA.names)
 
-    def _group(self, index: int) -> pa.Table:
-        if self._kept is None or self._kept[0] != index:
-            with self._reading() as file:
-                self._kept = index, file.read_row_group(index, columns=LISTING_SCHEMA.names)
-        return self._kept[1]
+    def used_containers(self, numbers: npt.NDArray[np.int64]) -> list[str]:
+        """Return the URIs of the tables and archives that some shards read from, sorted."""
+        if not self.containers:
+            return []
+        wanted = pa.array(numbers, pa.int64())
+        used: set[str] = set()
+        for group in range(len(self._groups) - 1):
+            rows = self._group(group, ["uri", "record", "shard"])
+            rows = rows.filter(pc.is_in(rows["shard"], value_set=wanted))
+            for name in ("uri", "record"):
+                places = pc.replace_substring_regex(rows[name].combine_chunks(), _INSIDE, "")
+                used.update(place for place in pc.unique(places).to_pylist() if place is not None)
+        return sorted(used & self.containers.keys())
+
+    def _group(self, index: int, columns: Sequence[str]) -> pa.Table:
+        with self._reading() as file:
+            rows = file.read_row_group(index, columns=[name for name in columns if name in file.schema_arrow.names])
+        if "identity" in columns and "identity" not in rows.column_names:
+            rows = rows.append_column("identity", pa.nulls(rows.num_rows, pa.string()))
+        return rows
 
     @contextmanager
     def _reading(self) -> Iterator[pq.ParquetFile]:
         with files.open_file(self.uri) as source:
             try:
-                file = pq.ParquetFile(source, metadata=self._metadata)
+                file = pq.ParquetFile(source, metadata=self._metadata, page_checksum_verification=True)
             except (pa.ArrowException, ValueError) as error:
-                raise SettingsError(f"{self.uri} is not a plan of this program: {error}") from error
+                raise DamagedPlanError(
+                    f"{masked(self.uri)} is damaged, or is not a plan of this program: {error}"
+                ) from error
             try:
                 yield file
-            except pa.ArrowException as error:
-                raise files.StorageError(self.uri, f"cannot be read as a plan ({error})") from error
+            except (pa.ArrowException, OSError) as error:
+                raise DamagedPlanError(f"{masked(self.uri)} is damaged: {' '.join(str(error).split())}.") from error
 
 
 class Plan(Sequence[Shard]):
@@ -159,6 +206,15 @@ class Plan(Sequence[Shard]):
         """See ``PlanFile.input_columns``."""
         return self.file.input_columns
 
+    @property
+    def containers(self) -> Mapping[str, str]:
+        """See ``PlanFile.containers``."""
+        return self.file.containers
+
+    def used_containers(self) -> list[str]:
+        """Return the URIs of the tables and archives that the shards read from, sorted."""
+        return self.file.used_containers(self._numbers)
+
     def without(self, numbers: Iterable[int]) -> Plan:
         """Return the shards but some."""
         return Plan(self.file, np.setdiff1d(self._numbers, np.fromiter(numbers, np.int64)))
@@ -183,7 +239,7 @@ class Plan(Sequence[Shard]):
         return (self.file.shard(int(number)) for number in self._numbers)
 
 
-def make_plan(listing: Listing, shard_size: int, input_columns: pa.Schema) -> Plan:
+def make_plan(listing: Listing, shard_size: int, input_columns: pa.Schema, binding: Binding | None = None) -> Plan:
     """Cut a listing into shards of ``shard_size`` images, in order; the last may be smaller.
 
     The plan is in a temporary file, which lives as long as the plan does; ``plan_bytes`` is what belongs into the
@@ -192,26 +248,52 @@ def make_plan(listing: Listing, shard_size: int, input_columns: pa.Schema) -> Pl
     Parameters:
         listing: the images.
         shard_size: images per shard.
-        input_columns: the columns to carry through, see ``PlanFile.input_columns``.
+        input_columns: the input's columns that the output has too, see ``PlanFile.input_columns``.
+        binding: ties the plan to its run.
+
+    Raises:
+        StorageError: the temporary file cannot be written.
     """
-    return _written(input_columns, _in_shards(listing.batches(), shard_size, first=0))
+    groups = _in_shards(listing.batches(), shard_size, first=0)
+    return _written(_footer(input_columns, listing.containers, binding), groups)
 
 
 def extend_plan(plan: Plan, listing: Listing, shard_size: int) -> Plan:
     """Return a plan with the same shards, and behind them new ones for the images of a listing that it lacks.
 
-    The plan itself where there are no such images; else in a temporary file, see ``make_plan``.
+    The plan itself where there are no such images and no table or archive has changed; else in a temporary file, see
+    ``make_plan``.
 
     Raises:
-        StorageError: the plan cannot be read.
+        StorageError: the plan cannot be read, or the temporary file cannot be written.
     """
     ids = pa.chunked_array([chunk for part in plan.file.ids() for chunk in part.chunks], pa.string())
     fresh = (batch.filter(pc.invert(pc.is_in(batch["id"], value_set=ids))) for batch in listing.batches())
     later = _in_shards(fresh, shard_size, first=plan.numbers[-1] + 1)
     began = next(later, None)
-    if began is None:
+    containers = {**plan.containers, **listing.containers}
+    if began is None and containers == plan.containers:
         return plan
-    return _written(plan.input_columns, itertools.chain(plan.file.groups(), [began], later))
+    new = itertools.chain([] if began is None else [began], later)
+    footer = _footer(plan.input_columns, containers, plan.file.binding)
+    return _written(footer, itertools.chain(plan.file.groups(), new))
+
+
+def bound_to(plan: Plan, binding: Binding) -> Plan:
+    """Return the plan tied to a run: the plan itself where it is, else a copy in a temporary file."""
+    if plan.file.binding == binding:
+        return plan
+    return _written(_footer(plan.input_columns, plan.containers, binding), plan.file.groups())
+
+
+def _footer(input_columns: pa.Schema, containers: Mapping[str, str], binding: Binding | None) -> dict[bytes, bytes]:
+    footer = {
+        _COLUMNS_KEY: base64.b64encode(input_columns.serialize().to_pybytes()),
+        _CONTAINERS_KEY: json.dumps(dict(containers)).encode(),
+    }
+    if binding is not None:
+        footer |= {_FINGERPRINT_KEY: binding.fingerprint.encode(), _NAME_KEY: binding.name.encode()}
+    return footer
 
 
 def _in_shards(batches: Iterable[pa.RecordBatch], shard_size: int, first: int) -> Iterator[pa.Table]:
@@ -223,16 +305,32 @@ def _in_shards(batches: Iterable[pa.RecordBatch], shard_size: int, first: int) -
         start += rows.num_rows
 
 
-def _written(input_columns: pa.Schema, groups: Iterable[pa.Table]) -> Plan:
-    """Write a plan into a temporary file, a row group for each table."""
-    folder = tempfile.TemporaryDirectory(prefix="dmt-ray-plan-")
-    path = Path(folder.name) / PLAN_FILE
-    packed = base64.b64encode(input_columns.serialize().to_pybytes())
-    schema = PLAN_SCHEMA.with_metadata({_CARRIED_KEY: packed})
-    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["shard"]) as writer:
-        for table in groups:
-            writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=max(1, table.num_rows))
-    return Plan(PlanFile(str(path), owned=folder))
+def _written(footer: Mapping[bytes, bytes], groups: Iterable[pa.Table]) -> Plan:
+    """Write a plan into a temporary file, a row group for each table.
+
+    Raises:
+        SettingsError: the disk of the temporary folder is full, or there is no such folder.
+        StorageError: so full that no folder can be made there.
+    """
+    folder = scratch_folder("plan")
+    place = str(folder.path.parent)
+    try:
+        path = folder.path / PLAN_FILE
+        schema = PLAN_SCHEMA.with_metadata(footer)
+        with pq.ParquetWriter(
+            path, schema, compression="zstd", use_dictionary=["shard"], write_page_checksum=True
+        ) as writer:
+            for table in groups:
+                rows = table.replace_schema_metadata(schema.metadata)
+                writer.write_table(rows, row_group_size=max(1, table.num_rows))
+        return Plan(PlanFile(str(path), owned=folder))
+    except OSError as error:
+        if is_out_of_space(error, place):
+            raise SettingsError(
+                f"There is no space left in {place}, where the plan of this run is made. Make room, or let TMPDIR "
+                "name a folder on another disk."
+            ) from error
+        raise
 
 
 def plan_bytes(plan: Plan) -> bytes:
@@ -244,11 +342,11 @@ def load_plan(output: str) -> Plan:
     """Open the frozen plan of the run at ``output``.
 
     Raises:
-        SettingsError: there is no plan, or it is not one of ours.
+        SettingsError: there is no plan, or it is damaged, or it is not one of ours.
     """
     uri = files.join(output, PLAN_FILE)
     if not files.exists(uri):
-        raise SettingsError(f"{output} has no {PLAN_FILE}; is it the --output of a run?")
+        raise SettingsError(f"{masked(output)} has no {PLAN_FILE}; is it the --output of a run?")
     return Plan(PlanFile(uri))
 
 

@@ -15,9 +15,20 @@ from typing import IO, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dmt_ray.errors import DmtError
-from dmt_ray.output.commit import BODY_KEY, STAMP_KEY, committed_shards, row_schema, shard_stamp, shard_uri
+from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.output.commit import SHARDS_FOLDER, committed_shards, shard_number, shard_uri
+from dmt_ray.output.expected import Expected
 from dmt_ray.output.plan import Plan, Shard
+from dmt_ray.output.schema import (
+    BODY_KEY,
+    ERRORS_KEY,
+    LAST_UNNUMBERED_VERSION,
+    SCHEMA_KEY,
+    SCHEMA_VERSION,
+    STAMP_KEY,
+    row_schema,
+    unnumbered_version,
+)
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError
 
@@ -35,27 +46,16 @@ _BLOCK = 2**24
 
 
 class DamagedShardError(DmtError):
-    """A shard's file is there, but is not what was committed or not what the plan wants; the message says how."""
+    """A shard's file is there, but is not what was committed or not what the plan wants; the message says how.
 
+    Parameters:
+        message: what is wrong, without a full stop.
+        foreign: the file may be sound: it is of other settings, images or columns than those of this run.
+    """
 
-@dataclass(frozen=True)
-class Expected:
-    """What a run's shard files must be."""
-
-    output: str
-    steps: int
-    """Rows per image."""
-    fingerprint: str
-    schema: pa.Schema
-
-    @classmethod
-    def of(cls, output: str, plan: Plan, steps: int, fingerprint: str) -> Expected:
-        """Return it for the run at ``output``."""
-        return cls(output, steps, fingerprint, row_schema(plan.input_columns))
-
-    def stamp(self, shard: Shard) -> str:
-        """Return the stamp of one of the run's shards."""
-        return shard_stamp(self.fingerprint, (item.id for item in shard.items))
+    def __init__(self, message: str, *, foreign: bool = False) -> None:
+        super().__init__(message)
+        self.foreign = foreign
 
 
 @dataclass(frozen=True)
@@ -106,33 +106,72 @@ def _words(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
 
 
+def footer_keys(file: pq.ParquetFile) -> dict[str, str]:
+    """Return a file's own entries in its footer."""
+    return {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
+
+
+def file_version(file: pq.ParquetFile, uri: str) -> int:
+    """Return the schema version of a shard's or a compaction's file.
+
+    Raises:
+        DamagedShardError: the footer says something that is no version.
+        SettingsError: a later version of this program wrote it.
+    """
+    said = footer_keys(file).get(SCHEMA_KEY)
+    if said is None:
+        return unnumbered_version(file.schema_arrow)
+    if not said.isdecimal() or int(said) == 0:
+        raise DamagedShardError(f"its schema version is {said[:20]!r}, which is none")
+    if int(said) > SCHEMA_VERSION:
+        raise SettingsError(
+            f"{files.masked(uri)} is of schema version {int(said)}, and this program knows versions up to "
+            f"{SCHEMA_VERSION}: use the version of dmt_ray that wrote it."
+        )
+    return int(said)
+
+
 def check_footer(file: pq.ParquetFile, shard: Shard, expected: Expected) -> ShardFacts:
     """Compare what a shard's footer says with what the plan wants.
 
     Raises:
         DamagedShardError: they differ; says how.
+        SettingsError: a later version of this program wrote the file.
     """
-    metadata = file.metadata
-    _check_schema(file.schema_arrow, expected.schema)
+    metadata, keys = file.metadata, footer_keys(file)
+    schema = file.schema_arrow.remove_metadata()
+    version = file_version(file, shard_uri(expected.output, shard.number))
+    told = SCHEMA_KEY in keys or schema.equals(row_schema(expected.input_columns, version))
+    if told and version != expected.version:
+        reason = f"it is of schema version {version}, and its output is of version {expected.version}"
+        raise DamagedShardError(reason, foreign=True)
+    _check_schema(schema, expected.schema)
     wanted = len(shard.items) * expected.steps
+    foreign = keys.get(STAMP_KEY) != expected.stamp(shard)
     if metadata.num_rows != wanted:
-        raise DamagedShardError(f"it has {metadata.num_rows} rows and the plan wants {wanted}")
-    keys = {key.decode(): value.decode() for key, value in (metadata.metadata or {}).items()}
-    if keys.get(STAMP_KEY) != expected.stamp(shard):
-        raise DamagedShardError("it was made with other settings or of other images than the plan's")
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    figure = expected.schema.get_field_index("displacement_norm")  # every row that is no error has one
-    nulls = [group.column(figure).statistics for group in groups]
+        raise DamagedShardError(f"it has {metadata.num_rows} rows and the plan wants {wanted}", foreign=foreign)
+    if foreign:
+        raise DamagedShardError("it was made with other settings or of other images than the plan's", foreign=True)
     return ShardFacts(
         rows=metadata.num_rows,
-        errors=sum(statistics.null_count for statistics in nulls),
+        errors=_errors(file, expected.version, keys),
         body_sha256=keys.get(BODY_KEY, ""),
-        size=sum(group.total_byte_size for group in groups),
+        size=sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups)),
     )
 
 
+def _errors(file: pq.ParquetFile, version: int, keys: dict[str, str]) -> int:
+    """Return the number of error rows: what the footer says, or what is counted where earlier versions do not say."""
+    if version <= LAST_UNNUMBERED_VERSION:
+        return int(file.read(columns=["status"])["status"].to_pylist().count("error"))
+    said = keys.get(ERRORS_KEY, "")
+    if not said.isdecimal():
+        raise DamagedShardError("its footer does not say how many rows are errors")
+    return int(said)
+
+
 def _check_schema(schema: pa.Schema, wanted: pa.Schema) -> None:
-    if schema.remove_metadata().equals(wanted):
+    if schema.equals(wanted):
         return
     names = dict.fromkeys([*wanted.names, *schema.names])
     wrong = [
@@ -140,7 +179,8 @@ def _check_schema(schema: pa.Schema, wanted: pa.Schema) -> None:
         for name in names
         if name not in schema.names or name not in wanted.names or schema.field(name).type != wanted.field(name).type
     ]
-    raise DamagedShardError("its columns are not this run's: " + (", ".join(wrong[:5]) or "their order differs"))
+    reason = "its columns are not this run's: " + (", ".join(wrong[:5]) or "their order differs")
+    raise DamagedShardError(reason, foreign=True)
 
 
 def check_body(data: bytes, facts: ShardFacts) -> None:
@@ -174,17 +214,20 @@ def body_sha256(uri: str) -> str:
 
 @dataclass(frozen=True)
 class Committed:
-    """The shards of a plan that have a file, judged by their footers."""
+    """What lies in the shards' folder of an output, judged by footers and names."""
 
     sound: dict[int, ShardFacts]
     damaged: dict[int, str]
     """Why, by shard."""
+    strangers: list[str]
+    """Names that are those of no planned shard; see ``strangers``."""
 
 
 def committed(plan: Plan, expected: Expected) -> Committed:
     """Judge the files of a plan's shards.
 
     Raises:
+        SettingsError: a later version of this program wrote one of them.
         StorageError: a file cannot be read, so nothing can be said of it.
     """
 
@@ -195,13 +238,31 @@ def committed(plan: Plan, expected: Expected) -> Committed:
         except DamagedShardError as error:
             return shard.number, str(error)
 
-    judged = Committed({}, {})
+    judged = Committed({}, {}, strangers(expected.output, plan))
     for number, verdict in each(judge, plan.only(committed_shards(expected.output))):
         if isinstance(verdict, str):
             judged.damaged[number] = verdict
         else:
             judged.sound[number] = verdict
     return judged
+
+
+def strangers(output: str, plan: Plan) -> list[str]:
+    """Return the visible names in the shards' folder that no shard of the plan has, sorted.
+
+    Readers of the folder would take such files for the run's rows. Names that start with a dot are hidden from them.
+
+    Parameters:
+        output: the run's output.
+        plan: all its shards.
+
+    Raises:
+        StorageError: the folder cannot be listed.
+    """
+    planned = {int(number) for number in plan.file.numbers}
+    return sorted(
+        name for name in files.list_names(files.join(output, SHARDS_FOLDER)) if shard_number(name) not in planned
+    )
 
 
 def each(action: Callable[[Input], Output], inputs: Iterable[Input], threads: int = READERS) -> Iterator[Output]:

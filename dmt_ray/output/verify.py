@@ -1,13 +1,12 @@
 """Does every planned image have exactly one row per step, in its own shard, whole and unharmed?
 
-The quick check reads the footer and a few narrow columns of each shard, never the images; the deep one reads every
+The quick check reads the footer and the narrow columns of each shard, never the images; the deep one reads every
 byte, compares checksums and decodes every image. What is wrong is reported, not raised.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,98 +16,37 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dmt_ray.errors import DmtError
-from dmt_ray.output.commit import committed_shards, shard_name, shard_uri
+from dmt_ray.output.commit import SHARDS_FOLDER, committed_shards, shard_uri
+from dmt_ray.output.expected import Expected
 from dmt_ray.output.plan import Plan, Shard, load_plan
-from dmt_ray.output.run_record import recorded_fingerprint, recorded_steps
+from dmt_ray.output.report import SHOWN, VerifyReport
+from dmt_ray.output.rows import Judgement, Key, columns_to_judge, judge_rows, planned_keys
 from dmt_ray.output.shard_file import (
     READERS,
     DamagedShardError,
-    Expected,
     check_body,
     check_footer,
     each,
     reading_shard,
+    strangers,
 )
+from dmt_ray.output.versions import recorded_expected
 from dmt_ray.storage import files
+from dmt_ray.storage.files import StorageError
 from dmt_ray.storage.images import decode_image
 
-#: Ids and errors that a report names; the rest is only counted.
-SHOWN = 5
 #: Shards held whole at a time by the deep check.
 DEEP_READERS = 3
 
-_COLUMNS = ["id", "step", "status", "error_type", "error"]
 _IMAGE_COLUMNS = ["id", "status", "image", "image_sha256", "image_format", "width", "height"]
-
-Key = tuple[str, int]
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What was found in an output folder."""
-
-    planned: int
-    rows: int
-    errors: int
-    steps: int = 1
-    missing: list[str] = field(default_factory=list)
-    duplicated: list[str] = field(default_factory=list)
-    unplanned: list[str] = field(default_factory=list)
-    misplaced: list[str] = field(default_factory=list)
-    """Ids whose only row is in another shard than the plan says."""
-    damaged: dict[int, str] = field(default_factory=dict)
-    """What is wrong with the file of a shard; its rows count as missing."""
-    damaged_images: list[str] = field(default_factory=list)
-    strangers: list[int] = field(default_factory=list)
-    """Shards that have a file and are not in the plan."""
-    first_errors: list[str] = field(default_factory=list)
-    deep: bool = False
-
-    @property
-    def complete(self) -> bool:
-        """Every planned id has exactly one sound row per step, no other id has any, and no file is damaged."""
-        wrong = (self.missing, self.duplicated, self.unplanned, self.misplaced, self.damaged, self.strangers)
-        return not any(wrong)
-
-    @property
-    def error_rate(self) -> float:
-        """Error rows over all rows, 0 to 1."""
-        return self.errors / self.rows if self.rows else 0.0
-
-    def sentences(self) -> list[str]:
-        """Say what was found, one fact a line."""
-        planned = f"{self.planned} planned" + (f" x {self.steps} steps" if self.steps > 1 else "")
-        lines = [f"{planned}, {self.rows} rows: {self.rows - self.errors} ok, {self.errors} errors."]
-        for number, reason in list(self.damaged.items())[:SHOWN]:
-            lines.append(f"damaged: {shard_name(number)}: {reason}.")
-        if len(self.damaged) > SHOWN:
-            lines.append(f"... and {len(self.damaged) - SHOWN} more damaged shards.")
-        if self.strangers:
-            names = ", ".join(map(shard_name, self.strangers[:SHOWN])) + (", ..." if self.strangers[SHOWN:] else "")
-            lines.append(f"{len(self.strangers)} shards that are not in the plan: {names}")
-        for name, ids in (
-            ("images damaged", self.damaged_images),
-            ("missing", self.missing),
-            ("duplicated", self.duplicated),
-            ("unplanned", self.unplanned),
-            ("in the wrong shard", self.misplaced),
-        ):
-            if ids:
-                shown = ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")
-                lines.append(f"{len(ids)} {name}: {shown}")
-        lines += [f"error row: {line}" for line in self.first_errors]
-        if self.errors > len(self.first_errors):
-            lines.append(f"... and {self.errors - len(self.first_errors)} more error rows.")
-        if self.deep and self.complete:
-            lines.append("Every checksum is right and every image can be decoded.")
-        return lines
 
 
 @dataclass
 class _Found:
-    """What one shard's file holds."""
+    """What one file holds."""
 
-    shard: Shard
+    shard: int | None
+    """None for a file of no planned shard."""
     rows: int = 0
     errors: int = 0
     first_errors: list[str] = field(default_factory=list)
@@ -116,46 +54,53 @@ class _Found:
     extra: list[Key] = field(default_factory=list)
     """Rows beyond one for each planned id and step: doubled ones, and those of other ids."""
     damage: str | None = None
+    foreign: bool = False
     damaged_images: list[str] = field(default_factory=list)
 
 
 def verify_output(output: str, *, deep: bool = False) -> VerifyReport:
     """Compare the plan of the run at ``output`` with its committed rows.
 
+    An output of an earlier schema version is judged by the columns of that version.
+
     Parameters:
         output: the folder or URI of a run.
         deep: read everything, compare all checksums and decode every image.
 
     Raises:
-        SettingsError: there is no plan, or no ``run.json``.
+        SettingsError: there is no plan, no ``run.json``, or a later version of this program wrote the output.
         StorageError: a file cannot be read, so nothing can be said of it.
     """
     plan = load_plan(output)
-    steps = recorded_steps(output)
-    expected = Expected.of(output, plan, steps, recorded_fingerprint(output))
-    present = committed_shards(output)
-    strangers = sorted(present - set(plan.numbers))
+    expected = recorded_expected(output, plan)
+    steps = expected.steps
+    present = committed_shards(output) & {int(number) for number in plan.file.numbers}
+    others = strangers(output, plan)
 
     def look(shard: Shard) -> _Found:
         if shard.number not in present:
-            return _Found(shard, missing=_keys(shard, steps))
+            return _Found(shard.number, missing=planned_keys(shard, steps))
         return _look(shard, expected, deep)
 
-    shards = itertools.chain(plan, (Shard(number, ()) for number in strangers))
     totals = Counter[str]()
     first_errors: list[str] = []
     damaged: dict[int, str] = {}
+    foreign: list[int] = []
     damaged_images: list[str] = []
     missing: list[Key] = []
     extra: list[Key] = []
-    for found in each(look, shards, DEEP_READERS if deep else READERS):
-        totals.update(rows=found.rows, errors=found.errors)
-        first_errors += found.first_errors[: SHOWN - len(first_errors)]
-        if found.damage is not None:
-            damaged[found.shard.number] = found.damage
-        damaged_images += found.damaged_images
-        missing += found.missing
-        extra += found.extra
+    found_in = each(look, plan, DEEP_READERS if deep else READERS)
+    found_elsewhere = (_look_at_stranger(output, name) for name in others)
+    for files_found in (found_in, found_elsewhere):
+        for found in files_found:
+            totals.update(rows=found.rows, errors=found.errors)
+            first_errors += found.first_errors[: SHOWN - len(first_errors)]
+            if found.shard is not None and found.damage is not None:
+                damaged[found.shard] = found.damage
+                foreign += [found.shard] if found.foreign else []
+            damaged_images += found.damaged_images
+            missing += found.missing
+            extra += found.extra
     unplanned, duplicated, misplaced = _judge_extra(extra, missing, plan, steps)
     elsewhere = set(misplaced)
     return VerifyReport(
@@ -168,68 +113,76 @@ def verify_output(output: str, *, deep: bool = False) -> VerifyReport:
         unplanned=_ids(unplanned),
         misplaced=_ids(misplaced),
         damaged=damaged,
+        foreign=foreign,
         damaged_images=damaged_images,
-        strangers=strangers,
+        strangers=others,
+        present=len(present),
+        schema_version=expected.version,
         first_errors=first_errors,
         deep=deep,
     )
 
 
-def discard_unsound(output: str, report: VerifyReport) -> int:
-    """Delete the files of damaged shards and of shards outside the plan; return how many.
-
-    Raises:
-        StorageError: a file cannot be deleted.
-    """
-    numbers = {*report.damaged, *report.strangers}
-    for number in sorted(numbers):
-        files.delete(shard_uri(output, number))
-    return len(numbers)
-
-
 def _look(shard: Shard, expected: Expected, deep: bool) -> _Found:
     """Check one file. Rows of a file that is damaged do not count."""
-    found = _Found(shard)
+    damaged_images: list[str] = []
     uri = shard_uri(expected.output, shard.number)
     data = files.read_bytes(uri) if deep else None
     try:
         with reading_shard(uri, None if data is None else pa.BufferReader(data)) as file:
-            if shard.items:
-                facts = check_footer(file, shard, expected)
-            table = file.read(columns=_COLUMNS)
-            _count(found, table, expected.steps)
+            facts = check_footer(file, shard, expected)
+            rows = file.read(columns=None if deep else columns_to_judge(expected))
+            if rows["id"].null_count or rows["step"].null_count:
+                raise DamagedShardError("it has rows without an id or a step")
+            judged = judge_rows(rows, shard, expected)
             if data is not None:
-                found.damaged_images = wrong_images(file)
-            if shard.items and facts.errors != found.errors:
-                raise DamagedShardError(f"{found.errors} rows are errors, and {facts.errors} have no result")
-            if found.damaged_images:
-                raise DamagedShardError(f"{len(found.damaged_images)} images are damaged")
-            if data is not None and shard.items:
+                damaged_images = wrong_images(file)
+            if facts.errors != judged.errors:
+                raise DamagedShardError(f"{judged.errors} rows are errors, and its footer says {facts.errors}")
+            if damaged_images:
+                raise DamagedShardError(f"{len(damaged_images)} images are damaged")
+            if data is not None:
                 check_body(data, facts)
-                file.read()
+            if judged.contradiction is not None:
+                raise DamagedShardError(judged.contradiction)
     except DamagedShardError as error:
         return _Found(
-            shard, damage=str(error), damaged_images=found.damaged_images, missing=_keys(shard, expected.steps)
+            shard.number,
+            damage=str(error),
+            foreign=error.foreign,
+            damaged_images=damaged_images,
+            missing=planned_keys(shard, expected.steps),
         )
-    return found
+    return _found(shard.number, rows, judged)
 
 
-def _count(found: _Found, table: pa.Table, steps: int) -> None:
-    """Compare a shard's rows with its part of the plan."""
-    found.rows = table.num_rows
-    failed = table.filter(pc.equal(table["status"], "error"))
-    found.errors = failed.num_rows
-    found.first_errors = [
+def _found(number: int | None, rows: pa.Table, judged: Judgement) -> _Found:
+    failed = rows.select(["id", "error_type", "error"]).filter(pc.equal(rows["status"], "error"))
+    first_errors = [
         f"{row['id']}: {row['error']} ({row['error_type']})" for row in failed.slice(0, SHOWN).to_pylist()
     ]
-    planned = _keys(found.shard, steps)
-    keys: list[Key] = list(zip(table["id"].to_pylist(), table["step"].to_pylist(), strict=True))
-    if keys == planned:
-        return
-    counts = Counter(keys)
-    counts.subtract(planned)
-    found.missing = [key for key in planned if counts[key] < 0]
-    found.extra = [key for key, count in counts.items() for _ in range(count)]
+    return _Found(number, judged.rows, judged.errors, first_errors, judged.missing, judged.extra)
+
+
+def _look_at_stranger(output: str, name: str) -> _Found:
+    """Return the rows that readers of the folder take for the run's, where the file has rows with ids and steps."""
+    found = _Found(None)
+    try:
+        with reading_shard(files.join(output, SHARDS_FOLDER, name)) as file:
+            schema = file.schema_arrow
+            if not {"id", "step"} <= set(schema.names):
+                return found
+            if schema.field("id").type != pa.string() or not pa.types.is_integer(schema.field("step").type):
+                return found
+            rows = file.read(columns=[column for column in ("id", "step", "status") if column in schema.names])
+    except (DamagedShardError, StorageError):  # a folder, or no Parquet file
+        return found
+    found.rows = rows.num_rows
+    if "status" in rows.column_names:
+        found.errors = rows["status"].to_pylist().count("error")
+    keys = zip(rows["id"].to_pylist(), rows["step"].to_pylist(), strict=True)
+    found.extra = [(id_, step) for id_, step in keys if id_ is not None and step is not None]
+    return found
 
 
 def wrong_images(file: pq.ParquetFile) -> list[str]:
@@ -287,10 +240,6 @@ def _doubled_in(plan: Plan) -> list[str]:
     counts = ids.value_counts()
     doubled: list[str] = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
     return doubled
-
-
-def _keys(shard: Shard, steps: int) -> list[Key]:
-    return [(item.id, step) for item in shard.items for step in range(steps)]
 
 
 def _ids(keys: Iterable[Key]) -> list[str]:

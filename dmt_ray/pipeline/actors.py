@@ -5,56 +5,56 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import ray
 import torch
 
-from dmt_ray.jobs.editors import JobConfig
 from dmt_ray.jobs.exemplars import ExemplarSets, learn_exemplars
+from dmt_ray.jobs.job import Arrays, JobConfig
 from dmt_ray.output.commit import commit_shard
-from dmt_ray.output.displacements import Saved, saved_displacements
+from dmt_ray.output.displacements import SavedDisplacement, saved_displacements
+from dmt_ray.output.expected import Expected
 from dmt_ray.output.input_columns import InputColumns
 from dmt_ray.output.plan import Plan, Shard, load_plan
 from dmt_ray.output.retry_failed import failed_items, with_kept_rows
+from dmt_ray.output.rows import consistent
+from dmt_ray.output.shard_file import DamagedShardError
+from dmt_ray.pipeline.bisecting import DeviceLostError
 from dmt_ray.pipeline.crash_report import CrashTrace, kill_after, start_crash_trace
 from dmt_ray.pipeline.resources import pick_device
-from dmt_ray.pipeline.shard_processor import DeviceLostError, ShardProcessor
+from dmt_ray.pipeline.shard_processor import ShardProcessor
+from dmt_ray.pipeline.summary import ShardSummary, summarize, to_table
 from dmt_ray.storage.inputs.registry import InputItem
 
 logger = logging.getLogger(__name__)
 
-#: One row per shard between the two kinds of actor.
+#: One row per shard between the two kinds of actor; the fields of ``TraversedShard``.
 PAYLOAD_SCHEMA = pa.schema([("shard", pa.int64()), ("payload", pa.large_binary()), ("attempts", pa.int64())])
 
-#: One row per committed shard, for the driver: no pictures.
-SUMMARY_SCHEMA = pa.schema(
-    [
-        ("shard", pa.int64()),
-        ("rows", pa.int64()),
-        ("errors", pa.int64()),
-        ("seconds_read", pa.float64()),
-        ("seconds_traverse", pa.float64()),
-        ("seconds_reconstruct", pa.float64()),
-        ("worker", pa.string()),
-        ("device", pa.string()),  # where the reconstruction's network is
-        ("gpus", pa.string()),  # the GPU ids Ray gave the reconstruction actor, joined by commas
-        ("visible_gpus", pa.string()),  # its CUDA_VISIBLE_DEVICES
-    ]
-)
+
+@dataclass(frozen=True)
+class TraversedShard:
+    """A shard between the two kinds of actor."""
+
+    shard: int
+    payload: bytes
+    """Its images as an Arrow IPC stream of ``TRAVERSED_SCHEMA``."""
+    attempts: int
+    """How often its traversal was begun."""
 
 
 @dataclass(frozen=True)
 class Shared:
     """What every actor is made from. The arrays lie once in the object store of each node."""
 
-    arrays: ray.ObjectRef[dict[str, Any]]
-    exemplars: ray.ObjectRef[dict[str, Any]]
-    lpips: ray.ObjectRef[dict[str, Any] | None]
+    arrays: ray.ObjectRef[Arrays]
+    exemplars: ray.ObjectRef[Arrays]
+    lpips: ray.ObjectRef[Arrays | None]
     config: JobConfig
     weights_label: str
     fingerprint: str
@@ -66,7 +66,7 @@ class Shared:
 
 
 class ShardActor:
-    """What both kinds of actor share: a workbench on the device that Ray gave this process."""
+    """What both kinds of actor share: a ``ShardProcessor`` on the device that Ray gave this process."""
 
     def __init__(self, shared: Shared, threads: int) -> None:
         configure_worker(threads)
@@ -82,6 +82,7 @@ class ShardActor:
             weights_label=shared.weights_label,
             worker=self.worker,
             lpips=lpips,
+            containers=self.plan.containers,
         )
 
     @functools.cached_property
@@ -92,12 +93,22 @@ class ShardActor:
     @functools.cached_property
     def carrier(self) -> InputColumns:
         """Adds the input's own columns."""
-        return InputColumns(self.plan.input_columns)
+        return InputColumns(self.plan.input_columns, self.plan.containers)
 
-    def saved(self, shard: int) -> dict[str, Saved] | None:
+    @functools.cached_property
+    def expected(self) -> Expected:
+        """What the run's shard files must be."""
+        return expected_of(self.shared, self.plan)
+
+    def saved(self, shard: Shard) -> dict[str, SavedDisplacement] | None:
         """Return what an earlier run of traversals made of a shard's images; None when this run moves them."""
         place = self.shared.config.inputs.displacements
         return None if place is None else saved_displacements(place, shard)
+
+    def traverse(self, shard: Shard, items: Sequence[InputItem]) -> pa.Table:
+        """Read and move some images of a shard. A photo that failed before may have been mended since."""
+        retried = shard.number in self.shared.retry
+        return self.processor.traverse(items, self.saved(shard), accept_changed=retried)
 
     def begin(self, stage: str, shard: int) -> int:
         """Ask to begin a stage of a shard; return the number of this try, or 0: no. Without an answer it is 1."""
@@ -113,17 +124,18 @@ class TraversalActor(ShardActor):
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Take a table of shard numbers; return a table of ``PAYLOAD_SCHEMA``."""
-        done = (self.one(number) for number in batch["shard"].to_pylist())
-        return _table(PAYLOAD_SCHEMA, [row for row in done if row is not None])
+        done = (self.traverse_shard(number) for number in batch["shard"].to_pylist())
+        return pa.Table.from_pylist([vars(each) for each in done if each is not None], PAYLOAD_SCHEMA)
 
-    def one(self, number: int) -> dict[str, Any] | None:
+    def traverse_shard(self, number: int) -> TraversedShard | None:
         """Traverse one shard; None when it must not begin."""
         attempts = self.begin("traverse", number)
         if not attempts:
             return None
+        shard = self.plan.file.shard(number)
         with kill_after(self.shared.config.run.shard_timeout), leaving_a_lost_device():
-            table = self.processor.traverse(items_todo(self.shared, self.plan.file.shard(number)), self.saved(number))
-        return {"shard": number, "payload": to_ipc(table), "attempts": attempts}
+            table = self.traverse(shard, items_todo(self.shared, shard, self.expected))
+        return TraversedShard(number, to_ipc(table), attempts)
 
 
 class ReconstructionActor(ShardActor):
@@ -132,23 +144,29 @@ class ReconstructionActor(ShardActor):
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Take a table of ``PAYLOAD_SCHEMA``; return a table of ``SUMMARY_SCHEMA``."""
         columns = zip(batch["shard"], batch["payload"], batch["attempts"], strict=True)
-        done = (self.one(shard.as_py(), payload.as_buffer(), tries.as_py()) for shard, payload, tries in columns)
-        return _table(SUMMARY_SCHEMA, [row for row in done if row is not None])
+        done = (self.finish(shard.as_py(), payload.as_buffer(), tries.as_py()) for shard, payload, tries in columns)
+        return to_table(summary for summary in done if summary is not None)
 
-    def one(self, number: int, payload: pa.Buffer, attempts: int) -> dict[str, Any] | None:
+    def finish(self, number: int, payload: pa.Buffer, attempts: int) -> ShardSummary | None:
         """Reconstruct and commit one shard; None when it must not begin."""
         begun = self.begin("reconstruct", number)
         if not begun:
             return None
+        shard = self.plan.file.shard(number)
+
+        def edit(items: Sequence[InputItem]) -> pa.Table:
+            return self.processor.reconstruct(self.traverse(shard, items), begun)
+
         with kill_after(self.shared.config.run.shard_timeout), leaving_a_lost_device():
             table = self.processor.reconstruct(from_ipc(payload), max(attempts, begun))
-            summary = finish_shard(self.shared, self.carrier, self.plan.file.shard(number), table)
-        return summary | {
-            "worker": self.worker,
-            "device": str(self.processor.device),
-            "gpus": ",".join(self.gpus),
-            "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
-        }
+            summary = finish_shard(self.shared, self.carrier, self.expected, shard, table, edit)
+        return replace(
+            summary,
+            worker=self.worker,
+            device=str(self.processor.device),
+            gpus=",".join(self.gpus),
+            visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+        )
 
 
 class IsolationActor(ShardActor):
@@ -161,41 +179,70 @@ class IsolationActor(ShardActor):
     def edit(self, shard: int, item: InputItem, attempts: int) -> bytes:
         """Return the rows of an image of a shard as an Arrow IPC stream."""
         with kill_after(self.shared.config.run.shard_timeout), leaving_a_lost_device():
-            return to_ipc(self.processor.reconstruct(self.processor.traverse([item], self.saved(shard)), attempts))
+            traversed = self.traverse(self.plan.file.shard(shard), [item])
+            return to_ipc(self.processor.reconstruct(traversed, attempts))
 
 
-def make_exemplars(
-    arrays: dict[str, Any], sets: ExemplarSets, config: JobConfig, threads: int
-) -> tuple[dict[str, Any], list[str]]:
+def make_exemplars(arrays: Arrays, sets: ExemplarSets, config: JobConfig, threads: int) -> tuple[Arrays, list[str]]:
     """Make the exemplars once, on a GPU when Ray gave one; they stay in the object store. See learn_exemplars."""
     configure_worker(threads)
     device = pick_device(ray.get_gpu_ids(), torch.cuda.is_available())
     return learn_exemplars(arrays, sets, config, device)
 
 
-def items_todo(shared: Shared, shard: Shard) -> Sequence[InputItem]:
+def expected_of(shared: Shared, plan: Plan) -> Expected:
+    """Return what the run's shard files must be."""
+    config = shared.config
+    return Expected.of(
+        config.output.output,
+        plan,
+        len(config.strengths),
+        shared.fingerprint,
+        traversal_only=config.output.traversal_only,
+    )
+
+
+def items_todo(shared: Shared, shard: Shard, expected: Expected) -> Sequence[InputItem]:
     """Return the images of a shard that this run does."""
-    if shard.number in shared.retry:
-        return failed_items(shared.config.output.output, shard)
-    return shard.items
+    return failed_items(shard, expected) if shard.number in shared.retry else shard.items
 
 
-def finish_shard(shared: Shared, carrier: InputColumns, shard: Shard, table: pa.Table) -> dict[str, Any]:
-    """Commit a shard; return its figures by name of ``SUMMARY_SCHEMA``, see ``summarise``.
+def finish_shard(
+    shared: Shared,
+    carrier: InputColumns,
+    expected: Expected,
+    shard: Shard,
+    table: pa.Table,
+    edit: Callable[[Sequence[InputItem]], pa.Table],
+) -> ShardSummary:
+    """Commit a shard; return the figures of the rows that this run made.
 
     Parameters:
         shared: what the run's actors share.
         carrier: adds the input's own columns.
+        expected: what the run's shard files must be.
         shard: with all its images.
         table: the rows of those that ``items_todo`` gave.
+        edit: makes the rows of the other images, where those in the shard's file were damaged in the meantime.
     """
-    output = shared.config.output.output
     if table.num_rows:
+        retried = shard.number in shared.retry
         done = set(table["id"].to_pylist())
-        table = carrier.add(table, [item for item in shard.items if item.id in done])
-        whole = with_kept_rows(output, shard, table) if shard.number in shared.retry else table
-        commit_shard(output, shard.number, [whole], shared.fingerprint)
-    return summarise(shard.number, table)
+
+        def finished(rows: pa.Table, items: Sequence[InputItem]) -> pa.Table:
+            return consistent(carrier.add(rows, items), items, expected)
+
+        rows = finished(table, [item for item in shard.items if item.id in done or not retried])
+        table = rows
+        if retried:
+            try:
+                rows = with_kept_rows(shard, rows, expected)
+            except DamagedShardError as error:
+                logger.warning("Shard %d is damaged, and is done again as a whole: %s.", shard.number, error)
+                others = [item for item in shard.items if item.id not in done]
+                rows = with_kept_rows(shard, pa.concat_tables([rows, finished(edit(others), others)]), expected)
+        commit_shard(shard, rows, expected)
+    return summarize(shard.number, table)
 
 
 @contextmanager
@@ -215,17 +262,6 @@ def configure_worker(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def summarise(shard: int, table: pa.Table) -> dict[str, Any]:
-    """Return the figures of a shard's rows that the driver adds up, by name of ``SUMMARY_SCHEMA``."""
-    seconds = ("seconds_read", "seconds_traverse", "seconds_reconstruct")
-    return {
-        "shard": shard,
-        "rows": table.num_rows,
-        "errors": table["status"].to_pylist().count("error"),
-        **{name: sum(value or 0.0 for value in table[name].to_pylist()) for name in seconds},
-    }
-
-
 def to_ipc(table: pa.Table) -> bytes:
     """Serialise a table as an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
@@ -238,7 +274,3 @@ def to_ipc(table: pa.Table) -> bytes:
 def from_ipc(data: bytes | pa.Buffer) -> pa.Table:
     """Read a table back from an Arrow IPC stream."""
     return pa.ipc.open_stream(data).read_all()
-
-
-def _table(schema: pa.Schema, rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema)

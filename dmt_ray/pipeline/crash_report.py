@@ -1,25 +1,26 @@
-"""How a worker process died: what it leaves behind when it crashes or hangs, and who reads that afterwards.
+"""How a worker process died: what it writes when it crashes or hangs, and how the driver reads that afterwards.
 
-A crash in native code and a hang run no Python any more, so both are left to ``faulthandler``, which needs none.
+Python code no longer runs after a crash in native code or in a hang, so ``faulthandler`` writes, which needs none.
 """
 
 from __future__ import annotations
 
 import faulthandler
-import secrets
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from dmt_ray.storage.crash_files import oom_kills, open_crash_file, take_crash_file
+
 #: Seconds that a node is given to say how a process on it died.
 PATIENCE_S = 60.0
+#: Seconds that nodes are given to delete traces that nobody reads.
+DISCARD_S = 10.0
 
 _FATAL = "Fatal Python error: "
 _HUNG = "Timeout ("
@@ -54,13 +55,11 @@ def kill_after(timeout: float | None) -> Iterator[None]:
 
 
 def start_crash_trace() -> CrashTrace:
-    """Let this process say in a file how it dies, where that can be said."""
+    """Let ``faulthandler`` write to a file of this process how it dies, where that can be known."""
     global _file
-    folder = Path(tempfile.gettempdir())
-    path = folder / f"dmt-ray-crash-{secrets.token_hex(8)}"
-    _file = path.open("w")
+    _file = open_crash_file()
     faulthandler.enable(_file)
-    return CrashTrace(ray.get_runtime_context().get_node_id(), str(path), _oom_kills())
+    return CrashTrace(ray.get_runtime_context().get_node_id(), _file.name, oom_kills())
 
 
 def cause_of_death(error: RayError, trace: CrashTrace) -> str:
@@ -68,47 +67,37 @@ def cause_of_death(error: RayError, trace: CrashTrace) -> str:
 
     Parameters:
         error: what Ray says of it.
-        trace: what its process left.
+        trace: of that process; its file is deleted.
     """
     if isinstance(error, OutOfMemoryError):
+        discard_traces([trace])
         return "Ray killed it because its machine ran out of memory"
-    task: Any = ray.remote(num_cpus=0, max_retries=0)(_read_trace)
-    place = NodeAffinitySchedulingStrategy(trace.node, soft=False)
     try:
-        cause: str = ray.get(task.options(scheduling_strategy=place).remote(trace), timeout=PATIENCE_S)
+        cause: str = ray.get(_on_its_node(trace), timeout=PATIENCE_S)
     except RayError:
         return "its machine went away"
     return cause
 
 
-def discard_trace(trace: CrashTrace) -> None:
-    """Delete what a process left that lives and is needed no more."""
+def discard_traces(traces: Sequence[CrashTrace]) -> None:
+    """Delete the traces of processes that are needed no more, those of lost nodes excepted."""
+    tasks = [_on_its_node(trace) for trace in traces]
+    if tasks:
+        ray.wait(tasks, num_returns=len(tasks), timeout=DISCARD_S)
+
+
+def _on_its_node(trace: CrashTrace) -> Any:
+    """Start a task that reads and deletes a trace on the node where it lies; return a reference to its result."""
     task: Any = ray.remote(num_cpus=0, max_retries=0)(_read_trace)
-    task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(trace.node, soft=False)).remote(trace)
+    return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(trace.node, soft=False)).remote(trace)
 
 
 def _read_trace(trace: CrashTrace) -> str:
-    path = Path(trace.path)
-    try:
-        cause = path.read_text(errors="replace")
-    except OSError:
-        cause = ""
-    with suppress(OSError):
-        path.unlink()
-    for line in cause.splitlines():
+    for line in take_crash_file(trace.path).splitlines():
         if line.startswith(_FATAL):
             return f"it crashed in native code ({line.removeprefix(_FATAL)})"
         if line.startswith(_HUNG):
             return "it took longer than --shard-timeout and was ended"
-    if _oom_kills() > trace.oom_kills:
+    if oom_kills() > trace.oom_kills:
         return "it was killed, most likely by the kernel for lack of memory"
     return "it was killed by a signal (SIGKILL), or ended itself"
-
-
-def _oom_kills() -> int:
-    """Return how many processes of this machine the kernel has killed for lack of memory; 0 where it does not say."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dmt_ray.config import ColorizeConfig, MaskConfig
+from dmt_ray.config import MaskConfig
 from dmt_ray.errors import DmtError, ImageError
-from dmt_ray.jobs.editors import Array, JobConfig
+from dmt_ray.jobs.job import Array
 from dmt_ray.method.pictures import resize
 from dmt_ray.storage import files
 from dmt_ray.storage.images import decode_image
+from dmt_ray.storage.inputs.reader import InputReader
 from dmt_ray.storage.inputs.registry import InputItem
-from dmt_ray.storage.inputs.shared_reader import SharedReader
 
 
 class MaskReader:
-    """Reads the mask of each input, where a run has masks."""
+    """Reads the mask of each input, where a run has masks.
 
-    def __init__(self, config: JobConfig, reader: SharedReader) -> None:
-        self._settings = MaskConfig() if isinstance(config, ColorizeConfig) else config.masks
+    Parameters:
+        settings: where the masks are.
+        reader: reads them.
+    """
+
+    def __init__(self, settings: MaskConfig, reader: InputReader) -> None:
+        self._settings = settings
         self._reader = reader
 
     def read(self, item: InputItem) -> bytes | None:
@@ -34,12 +39,12 @@ class MaskReader:
             return self._read_file(settings.mask_folder, item)
         if settings.mask_column is None:
             return None
-        value = self._reader.read_record(item.record, [settings.mask_column])[settings.mask_column]
+        value = self._reader.read_record(item, [settings.mask_column])[settings.mask_column]
         if isinstance(value, dict):
             value = value.get("bytes")
         if isinstance(value, str) and value:
             folder = (item.record or "").rpartition("#")[0].rpartition("/")[0]
-            return self._reader.read(files.resolve(value, folder))
+            return self._reader.read_file(files.resolve(value, folder))
         if not isinstance(value, bytes) or not value:
             raise ImageError("no-mask", f"Column {settings.mask_column} holds no mask for this image.")
         return value
@@ -52,7 +57,7 @@ class MaskReader:
         for candidate in dict.fromkeys((name, f"{stem}.png")):
             place = files.join(folder, candidate)
             if files.exists(place):
-                return self._reader.read(place)
+                return self._reader.read_file(place)
         raise ImageError("no-mask", f"{files.masked(folder)} holds neither {name} nor {stem}.png.")
 
 

@@ -1,57 +1,56 @@
-"""List the inputs, freeze them into shards, fingerprint the run, and find out what is still to do.
-
-An output folder belongs to a run when it holds ``run.json``. The plan is written first and ``run.json`` second, so a
-plan without ``run.json`` is what a crash between the two leaves behind, and is simply made again.
-"""
+"""Everything that a run checks and decides before any actor starts: options, exemplars, weights, plan, what to do."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import logging
 import platform
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
-from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from dmt_ray.config import ColorizeConfig
 from dmt_ray.errors import SettingsError
-from dmt_ray.jobs.editors import JobConfig
-from dmt_ray.jobs.exemplars import (
-    MANIFOLD_FOLDER,
-    ExemplarSets,
-    check_exemplars,
-    exemplar_places,
-    list_exemplars,
-    listing_checksum,
-    saved_manifold,
-)
-from dmt_ray.jobs.manifolds import apply_manifold_settings, check_weights, record_checksum
-from dmt_ray.output.commit import committed_shards, shard_name, shard_uri
+from dmt_ray.jobs.exemplar_sets import listing_checksum
+from dmt_ray.jobs.exemplars import ExemplarSets, check_exemplars, content_checksum, list_exemplars
+from dmt_ray.jobs.job import JobConfig
+from dmt_ray.jobs.manifolds import LearnedSet, ManifoldRecord, apply_manifold_settings, check_weights, read_manifold
+from dmt_ray.output.claim import Found, begin, extend, find_run, plan_to_resume
+from dmt_ray.output.commit import SHARDS_FOLDER, shard_name
+from dmt_ray.output.expected import Expected
 from dmt_ray.output.input_columns import output_fields
-from dmt_ray.output.plan import PLAN_FILE, Plan, extend_plan, load_plan, make_plan, plan_bytes
-from dmt_ray.output.run_record import PROGRAM, RUN_FILE, read_record, read_run, recorded_fingerprint, recorded_steps
-from dmt_ray.output.shard_file import Expected, committed
+from dmt_ray.output.plan import Plan, extend_plan, load_plan, make_plan
+from dmt_ray.output.report import some_of
+from dmt_ray.output.run_record import PROGRAM, RUN_FILE, RunRecord, read_run
+from dmt_ray.output.schema import SCHEMA_VERSION
+from dmt_ray.output.shard_file import committed
+from dmt_ray.output.versions import check_can_add, recorded_expected
+from dmt_ray.pipeline.fingerprint import as_recorded, check_same, deciding_settings, fingerprint
 from dmt_ray.storage import files
+from dmt_ray.storage.files import masked
+from dmt_ray.storage.inputs.listing import Listing
 from dmt_ray.storage.inputs.registry import open_listing
-from dmt_ray.storage.models.manifolds import delete_arrays
 from dmt_ray.storage.models.weights import Weights, load_lpips, resolve_weights
 
 logger = logging.getLogger(__name__)
 
-
-#: Sections of a config that decide how a run works, and not what it makes.
-HOW_SECTIONS = ("run", "compute")
-
 #: Damaged shards that are named; the rest is only counted.
-MOST_SAID = 5
+MOST_NAMED = 5
 
 _DISTRIBUTIONS = ("dmt-ray", "torch", "torchvision", "ray", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Learnable:
+    """What a run learns from, listed and checked."""
+
+    sets: ExemplarSets
+    learned: Mapping[str, LearnedSet]
+    """The sets by their content."""
+    manifold: ManifoldRecord | None
+    """The saved manifold that the run uses; None where it learns from exemplars."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,14 @@ class PreparedRun:
     """All shards; they are read as they are needed."""
     todo: Plan
     """Shards without a sound file, and those to be retried."""
-    exemplars: ExemplarSets
+    learnable: Learnable
     weights: Weights
     lpips: Weights | None
     """For LPIPS to the input; None leaves it out."""
-    manifold: Mapping[str, Any] | None
-    """The record of the saved manifold that the run uses; None where it learns from exemplars."""
+    settings: Mapping[str, object]
+    """Everything that decides a result; see ``deciding_settings``."""
+    found: Found
+    """What lies in the output."""
     fresh: bool
     """The plan and run.json have to be written first."""
     extended: bool = False
@@ -84,15 +85,32 @@ class PreparedRun:
         missing = self.todo.without(self.retry).images
         return len(self.config.strengths) * missing + sum(self.retry.values())
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
-        """Of everything that decides a result; see ``deciding_settings``."""
-        return fingerprint(deciding_settings(self.config, self.weights, self.exemplars, self.manifold))
+        """SHA-256 of everything that decides a result."""
+        return fingerprint(self.settings)
 
     @property
     def expected(self) -> Expected:
         """What the shards' files must be."""
-        return Expected.of(self.config.output.output, self.shards, len(self.config.strengths), self.fingerprint)
+        output = self.config.output
+        return Expected.of(
+            output.output,
+            self.shards,
+            len(self.config.strengths),
+            self.fingerprint,
+            traversal_only=output.traversal_only,
+        )
+
+    @property
+    def exemplars(self) -> ExemplarSets:
+        """The sets of exemplars; none where they come as a saved manifold."""
+        return self.learnable.sets
+
+    @property
+    def manifold(self) -> ManifoldRecord | None:
+        """The saved manifold that the run uses; None where it learns from exemplars."""
+        return self.learnable.manifold
 
     @property
     def weights_label(self) -> str:
@@ -110,203 +128,217 @@ def prepare_run(config: JobConfig) -> PreparedRun:
         StorageError: a place cannot be reached.
     """
     _refuse_passwords(config)
-    config, manifold = apply_manifold_settings(_with_absolute_places(config))
-    output, mode = config.output.output, config.run.mode
-    names = files.list_names(output)
-    record = _existing_record(output, names, mode)
-    files.check_writable(output)
-    exemplars = list_exemplars(config)
-    inputs = config.inputs
-    resuming = record is not None and mode == "resume" and PLAN_FILE in names
-    shards = load_plan(output) if resuming else None
-    if inputs.displacements is not None:
+    config = _with_absolute_places(config)
+    manifold = read_manifold(config)
+    if manifold is not None:
+        config = apply_manifold_settings(config, manifold)
+    if config.inputs.displacements is not None:
         _check_displacements(config)
-        shards = load_plan(inputs.displacements) if shards is None else shards
-    before = shards
-    if shards is None or config.run.extend:
-        listing = open_listing(
-            inputs.input, image_column=inputs.image_column, uri_column=inputs.uri_column, limit=inputs.limit
-        )
-        input_columns = output_fields(listing.input_columns)
-        if shards is None:
-            shards = make_plan(listing, config.output.shard_size, input_columns)
-        else:
-            _check_same_columns(inputs.input, shards.input_columns, input_columns)
-            shards = extend_plan(shards, listing, config.output.shard_size)
-    check_exemplars(config, exemplars)
+    found = find_run(config.output.output, config.run.mode)
+    files.check_writable(config.output.output)
+    sets = list_exemplars(config)
+    # A new plan is made first: a missing input is told before the exemplars are read.
+    resumes = config.run.mode == "resume" and found.written
+    listing = None if resumes or config.inputs.displacements is not None else _listing(config)
+    check_exemplars(config, sets)
     weights = resolve_weights(config.model.backbone, config.model.weights)
     if manifold is not None:
-        check_weights(saved_manifold(config) or "", manifold, weights)
-    if record is not None and mode == "resume":
-        _check_same(output, record, deciding_settings(config, weights, exemplars, manifold))
-    if record is not None and mode == "resume" and not resuming and committed_shards(output):
-        raise SettingsError(
-            f"{output} has shards but no {PLAN_FILE}, so it cannot be resumed; use --mode overwrite or another "
-            "--output."
-        )
+        check_weights(manifold, weights.sha256)
+    learnable = Learnable(sets, _learned(config, sets, found), manifold)
+    settings = deciding_settings(config, weights.sha256, learnable.learned, manifold)
+    if found.record is not None and config.run.mode == "resume":
+        check_can_add(config.output.output)
+        check_same(config.output.output, found.record, settings)
+    before = plan_to_resume(found, fingerprint(settings)) if config.run.mode == "resume" else None
+    shards = before or _new_plan(config, listing)
+    if before is not None and config.run.extend:
+        shards = _extended(config, before)
     run = PreparedRun(
         config=config,
         shards=shards,
         todo=shards,
-        exemplars=exemplars,
+        learnable=learnable,
         weights=weights,
         lpips=load_lpips() if config.output.lpips and not config.output.traversal_only else None,
-        manifold=manifold,
-        fresh=not resuming,
+        settings=settings,
+        found=found,
+        fresh=before is None,
         extended=before is not None and shards is not before,
-        replace=record is not None and mode == "overwrite",
+        replace=found.written and (config.run.mode == "overwrite" or found.replacing),
     )
-    return _with_unfinished(run) if resuming else run
+    return run if before is None else _unfinished(run)
 
 
-def _with_unfinished(run: PreparedRun) -> PreparedRun:
-    """Return the run with what is still to do: shards without a sound file, of which the damaged are named."""
-    found = committed(run.shards, run.expected)
-    for number, reason in list(found.damaged.items())[:MOST_SAID]:
-        logger.warning("%s is damaged and will be made again: %s.", shard_name(number), reason)
-    if len(found.damaged) > MOST_SAID:
-        logger.warning("... and %d more damaged shards.", len(found.damaged) - MOST_SAID)
-    retry = {number: facts.errors for number, facts in found.sound.items() if facts.errors}
-    if not run.config.run.retry_failed:
-        retry = {}
-    return replace(run, todo=run.shards.without(found.sound.keys() - retry.keys()), retry=retry)
+def _listing(config: JobConfig) -> Listing:
+    inputs = config.inputs
+    return open_listing(
+        inputs.input, image_column=inputs.image_column, uri_column=inputs.uri_column, limit=inputs.limit
+    )
 
 
-def write_run(run: PreparedRun) -> None:
-    """Freeze a run in its output folder: delete what it replaces, write a new or longer plan, then ``run.json``.
+def _learned(config: JobConfig, sets: ExemplarSets, found: Found) -> dict[str, LearnedSet]:
+    """Return the sets of exemplars by their content.
+
+    The exemplars are read for that, unless the earlier run has read the very same files.
+    """
+    recorded = {} if found.record is None else found.record.details.get("exemplars")
+    learned = {}
+    for option, exemplars in sets.items():
+        listing = listing_checksum(exemplars)
+        before = recorded.get(option) if isinstance(recorded, dict) else None
+        if listing is not None and isinstance(before, dict) and before.get("listing") == listing:
+            content = str(before.get("sha256"))
+        else:
+            content = content_checksum(config, option, exemplars)
+        learned[option] = LearnedSet(len(exemplars.items), content, listing)
+    return learned
+
+
+def _new_plan(config: JobConfig, listing: Listing | None) -> Plan:
+    """Return the plan of a run that begins: its inputs cut into shards, or those of the run of traversals."""
+    if config.inputs.displacements is not None:
+        return load_plan(config.inputs.displacements)
+    listing = listing or _listing(config)
+    return make_plan(listing, config.output.shard_size, output_fields(listing.input_columns))
+
+
+def _extended(config: JobConfig, plan: Plan) -> Plan:
+    """Return the plan with the inputs that are new.
 
     Raises:
-        StorageError: a file cannot be written or deleted.
+        SettingsError: the input has other columns, or a table has changed whose rows nothing tells apart.
     """
-    output = run.config.output.output
-    if run.extended:
-        files.write_atomic(files.join(output, PLAN_FILE), plan_bytes(run.shards))
-        record = read_record(files.join(output, RUN_FILE)) | {"planned": _planned(run)}
-    elif run.fresh:
-        if run.replace:
-            delete_run(output)
-        files.write_atomic(files.join(output, PLAN_FILE), plan_bytes(run.shards))
-        record = run_record(run)
-    else:
-        return
-    files.write_atomic(files.join(output, RUN_FILE), (json.dumps(record, indent=2) + "\n").encode())
+    listing = _listing(config)
+    place = config.inputs.input
+    _check_same_columns(place, plan.input_columns, output_fields(listing.input_columns))
+    changed = [uri for uri, now in listing.containers.items() if plan.containers.get(uri, now) != now]
+    if changed and not listing.proves_rows:
+        raise SettingsError(
+            f"{masked(changed[0])} has changed since the plan was made, and its rows have no ids of their own to be "
+            "told by: give it a column 'id', or add the new images in another file."
+        )
+    return extend_plan(plan, listing, config.output.shard_size)
 
 
-def delete_run(output: str) -> None:
-    """Delete the files of the run at ``output`` and no others: shards, plan, and ``run.json`` last.
+def _unfinished(run: PreparedRun) -> PreparedRun:
+    """Return the run with what is still to do: shards without a sound file, of which the damaged are named.
 
-    A crash in between leaves ``run.json`` behind, so that the folder still counts as ours.
+    Raises:
+        SettingsError: a table or archive that is still to be read has changed since the plan was made.
     """
-    for shard in sorted(committed_shards(output)):
-        files.delete(shard_uri(output, shard))
-    delete_arrays(files.join(output, MANIFOLD_FOLDER))
-    for name in (PLAN_FILE, RUN_FILE):
-        if files.exists(files.join(output, name)):
-            files.delete(files.join(output, name))
+    judged = committed(run.shards, run.expected)
+    for number, reason in list(judged.damaged.items())[:MOST_NAMED]:
+        logger.warning("%s is damaged and will be made again: %s.", shard_name(number), reason)
+    if len(judged.damaged) > MOST_NAMED:
+        logger.warning("... and %d more damaged shards.", len(judged.damaged) - MOST_NAMED)
+    if judged.strangers:
+        logger.warning(
+            "%d names in %s/ are of no planned shard, and readers may take them for rows of this run: %s. "
+            "Move them away, or run dmt-ray verify --discard.",
+            len(judged.strangers),
+            SHARDS_FOLDER,
+            some_of(judged.strangers),
+        )
+    retry = {number: facts.errors for number, facts in judged.sound.items() if facts.errors}
+    if not run.config.run.retry_failed:
+        retry = {}
+    todo = run.shards.without(judged.sound.keys() - retry.keys())
+    _check_containers(run.config.output.output, todo)
+    return replace(run, todo=todo, retry=retry)
+
+
+def _check_containers(output: str, todo: Plan) -> None:
+    """Raise SettingsError when a table or archive is no longer the one that was planned."""
+    for uri in todo.used_containers():
+        now = files.identity(uri)
+        if now == todo.containers[uri]:
+            continue
+        what = "is no longer there" if now is None else "has changed"
+        raise SettingsError(
+            f"{masked(uri)} {what} since {masked(output)} was planned, so its rows may be of other images: put back "
+            "the file as it was, take rows by their ids with --extend, or use --mode overwrite or another --output."
+        )
 
 
 def _check_displacements(config: JobConfig) -> None:
-    """Check that the run of traversals is whole and was made with the settings that this one has."""
+    """Check that the run of traversals is whole and was made with the settings that this one has.
+
+    Raises:
+        SettingsError: it is not.
+    """
     place = config.inputs.displacements
     assert place is not None
     if config.run.extend:
         raise SettingsError("--extend is for the run of traversals; this one does the images which that has.")
     record = read_run(place)
-    if record["program"] != program(config) or not record["config"]["output"]["traversal_only"]:
-        raise SettingsError(f"{place} is no output of `{program(config)} --traversal-only`.")
-    now, before = _plain(asdict(config)), record["config"]
+    if record.job != config.job or not record.option("output", "traversal_only"):
+        raise SettingsError(f"{place} is no output of `{PROGRAM} {config.job} --traversal-only`.")
     for section in ("model", "traversal"):
-        for name, value in now[section].items():
-            if name != "weights" and before[section].get(name) != value:
+        for name, value in as_recorded(asdict(getattr(config, section))).items():
+            before = record.option(section, name)
+            if name != "weights" and before != value:
                 raise SettingsError(
                     f"--{name.replace('_', '-')} is {value!r}, and the displacements in {place} were made with "
-                    f"{before[section].get(name)!r}."
+                    f"{before!r}."
                 )
     plan = load_plan(place)
-    expected = Expected.of(place, plan, recorded_steps(place), recorded_fingerprint(place))
-    left = plan.without(committed(plan, expected).sound.keys())
+    left = plan.without(committed(plan, recorded_expected(place, plan)).sound.keys())
     if left:
         raise SettingsError(f"{place} still lacks {len(left)} of its {len(plan)} shards; finish that run first.")
 
 
-def deciding_settings(
-    config: JobConfig, weights: Weights, exemplars: ExemplarSets, manifold: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return everything that decides a result, by option name, as JSON knows it."""
-    flat: dict[str, Any] = {"job": config.job}
-    for name, section in asdict(config).items():
-        if name not in HOW_SECTIONS:
-            flat.update(section)
-    del flat["output"]
-    del flat["weights"]  # wherever they came from, their checksum decides
-    flat["weights sha256"] = weights.sha256
-    for option, items in exemplars.items():
-        flat[f"{option}s"] = listing_checksum(items)
-    if manifold is not None:  # wherever it lies
-        flat["manifold"] = record_checksum(manifold)
-    if config.inputs.displacements is not None:
-        flat["displacements"] = recorded_fingerprint(config.inputs.displacements)
-    return _plain(flat)
+def write_run(run: PreparedRun) -> None:
+    """Take the output for a run: write ``run.json`` and the plan, delete what is replaced. See ``output/claim.py``.
+
+    Raises:
+        SettingsError: another run has taken the output in the meantime.
+        StorageError: a file cannot be written or deleted.
+    """
+    output = run.config.output.output
+    for folder in (output, files.join(output, SHARDS_FOLDER)):
+        files.sweep_temporary(folder)
+    record = run_record(run)
+    if run.fresh:
+        begin(run.found, record, run.shards, replaces=run.replace)
+    elif run.extended:
+        extend(output, record, run.shards)
+    elif run.found.record is None or run.found.record.planned != record.planned:
+        record.write()
 
 
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the deciding settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def program(config: JobConfig) -> str:
-    """Return what ``run.json`` calls the job."""
-    return f"{PROGRAM} {config.job}"
-
-
-def run_record(run: PreparedRun) -> dict[str, Any]:
+def run_record(run: PreparedRun) -> RunRecord:
     """Return what ``run.json`` says of a run."""
-    settings = deciding_settings(run.config, run.weights, run.exemplars, run.manifold)
+    before = run.found.record
+    if not run.fresh and before is not None:
+        return before.planned_as(run.shards.images, len(run.shards))
+    binding = None if run.fresh else run.shards.file.binding
     versions = {name.replace("-", "_"): metadata.version(name) for name in _DISTRIBUTIONS}
-    return {
-        "program": program(run.config),
-        "fingerprint": fingerprint(settings),
-        "settings": settings,
-        "config": _plain(asdict(run.config)),
-        "versions": versions | {"python": platform.python_version()},
-        "weights": {
-            "backbone": run.weights.backbone,
-            "origin": run.weights.origin,
-            "sha256": run.weights.sha256,
+    exemplars = run.learnable.learned if run.manifold is None else run.manifold.sets
+    return RunRecord(
+        uri=files.join(run.config.output.output, RUN_FILE),
+        job=run.config.job,
+        fingerprint=run.fingerprint,
+        steps=len(run.config.strengths),
+        settings=run.settings,
+        config=as_recorded(asdict(run.config)),
+        plan=secrets.token_hex(8) if binding is None else binding.name,
+        planned={"images": run.shards.images, "shards": len(run.shards)},
+        schema_version=SCHEMA_VERSION,
+        details={
+            "versions": versions | {"python": platform.python_version()},
+            "weights": {
+                "backbone": run.weights.backbone,
+                "origin": run.weights.origin,
+                "sha256": run.weights.sha256,
+            },
+            "exemplars": {option: asdict(learned) for option, learned in exemplars.items()},
         },
-        "exemplars": {
-            option: {"count": len(items), "sha256": listing_checksum(items)}
-            for option, items in run.exemplars.items()
-        }
-        if run.manifold is None
-        else run.manifold["sets"],
-        "steps": len(run.config.strengths),
-        "planned": _planned(run),
-    }
-
-
-def _planned(run: PreparedRun) -> dict[str, int]:
-    return {"images": run.shards.images, "shards": len(run.shards)}
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings as JSON gives them back, with the signatures of URIs starred out."""
-    plain: dict[str, Any] = json.loads(
-        json.dumps(settings),
-        object_hook=lambda d: {k: files.masked(v) if isinstance(v, str) else v for k, v in d.items()},
     )
-    return plain
 
 
 def _refuse_passwords(config: JobConfig) -> None:
     """Keep secrets out of run.json, rows and logs by never taking them in."""
-    places = {
-        "input": config.inputs.input,
-        **exemplar_places(config),
-        "output": config.output.output,
-        "weights": config.model.weights,
-    }
-    for option, uri in places.items():
+    for option, uri in (config.named_places() | {"weights": config.model.weights}).items():
         try:
             parts = urlsplit(uri)
             secret = parts.password or (parts.scheme.startswith("http") and parts.username)
@@ -314,50 +346,14 @@ def _refuse_passwords(config: JobConfig) -> None:
             continue
         if secret:
             raise SettingsError(
-                f"--{option} holds a password, which would end up in files and logs; "
+                f"--{option.replace('_', '-')} holds a password, which would end up in files and logs; "
                 "give credentials through the environment."
             )
 
 
 def _with_absolute_places(config: JobConfig) -> JobConfig:
     """Make local places absolute: a worker's folder is not the driver's, and a resume may come from another one."""
-    inputs = replace(config.inputs, input=files.absolute(config.inputs.input))
-    if inputs.displacements is not None:
-        inputs = replace(inputs, displacements=files.absolute(inputs.displacements))
-    output = replace(config.output, output=files.absolute(config.output.output))
-    places: dict[str, Any] = {option: files.absolute(place) for option, place in exemplar_places(config).items()}
-    if isinstance(config, ColorizeConfig):
-        return replace(config, inputs=inputs, output=output, references=replace(config.references, **places))
-    masks = config.masks
-    if masks.mask_folder is not None:
-        masks = replace(masks, mask_folder=files.absolute(masks.mask_folder))
-    return replace(config, inputs=inputs, output=output, exemplars=replace(config.exemplars, **places), masks=masks)
-
-
-def _existing_record(output: str, names: set[str], mode: str) -> dict[str, Any] | None:
-    """Return the run.json of the run that owns ``output``, or None when the place is free for a new one."""
-    if mode == "error" and names:
-        raise SettingsError(f"{output} is not empty, and --mode error wants an empty place.")
-    if RUN_FILE not in names:
-        if names - {PLAN_FILE}:
-            raise SettingsError(
-                f"{output} holds {min(names - {PLAN_FILE})!r} and no {RUN_FILE}, so it is not an output of this "
-                "program and is left alone; name another --output."
-            )
-        return None
-    return read_record(files.join(output, RUN_FILE))
-
-
-def _check_same(output: str, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    if record.get("fingerprint") == fingerprint(settings):
-        return
-    before = record.get("settings") or {}
-    names = [name for name in {**settings, **before} if before.get(name) != settings.get(name)]
-    differences = "; ".join(f"{name} was {before.get(name)!r} and is {settings.get(name)!r} now" for name in names)
-    raise SettingsError(
-        f"{output} was made with other settings: {differences}. "
-        "Give the same settings, --mode overwrite, or another --output."
-    )
+    return config.with_options({option: files.absolute(place) for option, place in config.named_places().items()})
 
 
 def _check_same_columns(place: str, before: pa.Schema, now: pa.Schema) -> None:
@@ -365,7 +361,7 @@ def _check_same_columns(place: str, before: pa.Schema, now: pa.Schema) -> None:
     names = [name for name in dict.fromkeys([*before.names, *now.names]) if not _same_field(before, now, name)]
     if names:
         raise SettingsError(
-            f"{files.masked(place)} has other columns than when the plan was made, so it cannot be extended: "
+            f"{masked(place)} has other columns than when the plan was made, so it cannot be extended: "
             f"{', '.join(names)}. Give the same columns, or another --output."
         )
 

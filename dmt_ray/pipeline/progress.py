@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, a log line every few seconds elsewhere."""
+"""Show progress: a bar on a terminal, a log line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -42,7 +42,12 @@ class Progress:
         self._bar.close()
 
     def add(self, rows: int, errors: int) -> None:
-        """Say that so many more rows are there, so many of them error rows."""
+        """Add rows that were made.
+
+        Parameters:
+            rows: how many.
+            errors: how many of them are error rows.
+        """
         self.count += rows
         self.errors += errors
         self._bar.update(rows)

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from dmt_ray.errors import DmtError, SettingsError
-from dmt_ray.jobs.editors import JobConfig
-from dmt_ray.jobs.exemplars import MANIFOLD_FOLDER, saved_manifold
+from dmt_ray.jobs.job import Arrays, JobConfig
 from dmt_ray.jobs.manifolds import save_manifold
+from dmt_ray.output.layout import MANIFOLD_FOLDER
+from dmt_ray.output.run_record import RUN_FILE, recorded_fingerprint
 from dmt_ray.output.shard_file import committed
 from dmt_ray.output.verify import VerifyReport, verify_output
 from dmt_ray.pipeline.prepare import PreparedRun, prepare_run, write_run
 from dmt_ray.pipeline.progress import Progress
-from dmt_ray.pipeline.stopping import GraceOverError, Stopper, poll_during
+from dmt_ray.pipeline.stopping import Stopper, call_polling, poll_during
+from dmt_ray.pipeline.summary import STAGES, ShardSummary
 from dmt_ray.storage import files
-from dmt_ray.storage.files import masked
-from dmt_ray.storage.models.manifolds import RECORD_NAME
+from dmt_ray.storage.files import StorageError, masked
+from dmt_ray.storage.models.manifolds import RECORD_NAME, open_arrays
 
 if TYPE_CHECKING:
     from dmt_ray.pipeline.actors import Shared
+    from dmt_ray.pipeline.cluster import Cluster
+    from dmt_ray.pipeline.resources import PoolPlan
 
 logger = logging.getLogger(__name__)
 
@@ -31,24 +34,53 @@ EXIT_COMPLETE = 0
 EXIT_INCOMPLETE = 3
 EXIT_ERRORS = 4
 
-_STAGES = ("read", "traverse", "reconstruct")
+
+@dataclass
+class RunOutcome:
+    """What a run did itself, whatever its output holds besides."""
+
+    written: bool = False
+    """The plan and ``run.json`` are in the output."""
+    skipped: list[str] = field(default_factory=list)
+    """One sentence for each exemplar that could not be read."""
+    finished: set[int] = field(default_factory=set)
+    """Shards of which a summary came."""
+    rows: int = 0
+    seconds: float = 0.0
+    """From the first shard's begin to the last one's end."""
+    stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    """Summed over the rows."""
+
+    def add(self, summary: ShardSummary) -> None:
+        """Add the figures of a shard."""
+        self.finished.add(summary.shard)
+        self.rows += summary.rows
+        for stage in STAGES:
+            self.stage_seconds[stage] += getattr(summary, f"seconds_{stage}")
+
+    def not_retried(self, run: PreparedRun) -> int:
+        """Return how many error rows ``--retry-failed`` was to try again and did not; verify cannot tell."""
+        return sum(errors for shard, errors in run.retry.items() if shard not in self.finished)
 
 
 def run_job(config: JobConfig, emit: Callable[[str], None] = logger.info) -> int:
     """Work through a dataset and return the process's exit code.
 
     Attaches to a running Ray, and starts a local one otherwise. Every check that needs no actor comes before that.
+    When the cluster is lost on the way, the caller should end its process soon: Ray's native code will.
 
     Parameters:
         config: all options.
         emit: gets the closing summary, a line at a time.
 
     Returns:
-        0 every planned input has its rows; 3 some have none; 4 more error rows than ``max_error_rate``, or so many
-        that the run was stopped.
+        0 every planned input has its rows, and ``--retry-failed`` has tried all error rows again; 3 some have none,
+        or were not tried again; 4 more error rows than ``max_error_rate``, or so many that the run was stopped.
 
     Raises:
-        SettingsError: the options, the input, the output or the cluster do not allow the run; nothing was written.
+        SettingsError: the options, the input, the output or the cluster do not allow the run, and nothing was
+            written; or another run took the output over meanwhile.
+        KeyboardInterrupt: a signal came before the first shard, or a second one.
     """
     run = prepare_run(config)
     config = run.config
@@ -57,98 +89,140 @@ def run_job(config: JobConfig, emit: Callable[[str], None] = logger.info) -> int
     if config.run.dry_run:
         emit("Dry run: everything was checked, nothing was written.")
         return EXIT_COMPLETE
-    totals: dict[str, float] = defaultdict(float)
     # A retry does what failed before: that much of it fails again says nothing of the whole.
     allowed = None if config.run.retry_failed else config.run.max_error_rate
     stopper = Stopper(config.run.grace, allowed)
+    outcome = RunOutcome()
     if run.todo:
-        skipped = _run_on_ray(run, totals, stopper)
-        if skipped:
-            count = sum(map(len, run.exemplars.values()))
-            emit(f"{len(skipped)} of {count} {_exemplars(run)} were left out; the first: {skipped[0]}")
+        _run_on_ray(run, outcome, stopper)
+        if outcome.skipped:
+            count = sum(len(found.items) for found in run.exemplars.values())
+            names = _exemplars(run)
+            emit(f"{len(outcome.skipped)} of {count} {names} were left out; the first: {outcome.skipped[0]}")
+        if not outcome.written:
+            emit("The run stopped before its first shard and has written nothing: run the same command again.")
+            return EXIT_INCOMPLETE
     else:
         write_run(run)
-    report = verify_output(config.output.output)
-    code = exit_code(report, config.run.max_error_rate, going_wrong=stopper.going_wrong)
-    for line in _summary(run, report, totals, code):
+    report = _verify_own(run)
+    not_retried = outcome.not_retried(run)
+    code = exit_code(
+        report, config.run.max_error_rate, going_wrong=stopper.going_wrong, finished_retries=not not_retried
+    )
+    for line in _summary(run, report, outcome, code):
         emit(line)
     return code
 
 
-def exit_code(report: VerifyReport, max_error_rate: float, *, going_wrong: bool = False) -> int:
-    """Tell complete, incomplete and too many error rows apart."""
+def exit_code(
+    report: VerifyReport, max_error_rate: float, *, going_wrong: bool = False, finished_retries: bool = True
+) -> int:
+    """Tell complete, incomplete and too many error rows apart.
+
+    Parameters:
+        report: on the output.
+        max_error_rate: share of the rows that may be errors.
+        going_wrong: the run stopped by itself because of its error rows.
+        finished_retries: every error row that the run was to try again was tried.
+    """
     if going_wrong:
         return EXIT_ERRORS
-    if not report.complete:
+    if not report.complete or not finished_retries:
         return EXIT_INCOMPLETE
     return EXIT_ERRORS if report.error_rate > max_error_rate else EXIT_COMPLETE
 
 
-def _run_on_ray(run: PreparedRun, totals: dict[str, float], stopper: Stopper) -> list[str]:
-    """Do what is to do; add the shards' figures to ``totals``; return what was wrong with unread exemplars."""
-    import ray
+def _verify_own(run: PreparedRun) -> VerifyReport:
+    """Verify the output, and that it is this run's own before and after that.
 
-    started_here = not ray.is_initialized()
-    if started_here:
-        # No resource arguments: a submitted job or RAY_ADDRESS attaches to its cluster, anything else starts one.
-        try:
-            ray.init(logging_level=logging.WARNING, log_to_driver=True)
-        except (ConnectionError, ValueError) as error:  # not there, or no address
-            where = os.environ.get("RAY_ADDRESS", "auto")
-            raise SettingsError(
-                f"No Ray cluster can be reached at RAY_ADDRESS={where} ({' '.join(str(error).split())}). Start it, "
-                "mend or unset the address, or copy the cluster's token to this machine where it asks for one."
-            ) from error
+    Raises:
+        SettingsError: another run has taken the output over.
+    """
+    _check_own(run)
+    report = verify_output(run.config.output.output)
+    _check_own(run)
+    return report
+
+
+def _check_own(run: PreparedRun) -> None:
+    output = run.config.output.output
     try:
-        return _run_shards(run, totals, stopper)
-    finally:
-        if started_here:
-            ray.shutdown()
+        found = recorded_fingerprint(output)
+    except SettingsError:
+        found = None
+    if found != run.fingerprint:
+        what = "is gone" if found is None else "is of a run with other settings"
+        raise SettingsError(
+            f"{files.join(masked(output), RUN_FILE)} {what}: another run has taken this output over while this one "
+            "worked, and none of this run's rows count. Give each run an --output of its own."
+        )
 
 
-def _run_shards(run: PreparedRun, totals: dict[str, float], stopper: Stopper) -> list[str]:
-    import ray
+def _run_on_ray(run: PreparedRun, outcome: RunOutcome, stopper: Stopper) -> None:
+    """Do what is to do, and note in ``outcome`` what was done; log what ends it early."""
+    from dmt_ray.pipeline.cluster import Cluster
+    from dmt_ray.pipeline.failures import log_failure
+    from dmt_ray.pipeline.stream import share_exemplars
 
-    from dmt_ray.pipeline.isolation import isolate_shards
-    from dmt_ray.pipeline.stream import share_exemplars, stream_shards
-
-    config = run.config
-    shared, pools, skipped = share_exemplars(run)
-    logger.info("Actors: traversal %s, reconstruction %s.", pools.traversal, pools.reconstruction)
-    if len(run.todo) < pools.reconstruction.actors:
-        logger.info("Fewer shards than actors: a smaller --shard-size would use more of this cluster.")
-    for line in skipped:
-        logger.warning("An exemplar was left out: %s", line)
-    write_run(run)
-    keep_manifold(run, shared)
-    steps = len(config.strengths)
-    planned = steps * run.shards.images
-    began = time.monotonic()
-    stopper.stop_shards = shared.attempts_actor.stop.remote
-    with stopper, Progress(planned, planned - run.rows_todo, shown=config.run.progress) as progress:
-        seen: set[int] = set()
-
-        def count(summary: dict[str, Any]) -> None:
-            seen.add(summary["shard"])
-            progress.add(summary["rows"], summary["errors"])
-            stopper.count(summary["rows"], summary["errors"])
-            for name in ("rows", *(f"seconds_{stage}" for stage in _STAGES)):
-                totals[name] += summary[name]
-
+    with Cluster() as cluster:
         try:
-            for summary in poll_during(stream_shards(run.todo, shared, pools), stopper.look):
+            shared, pools, outcome.skipped = call_polling(lambda: share_exemplars(run), cluster.check)
+        except DmtError:
+            raise
+        except Exception as error:
+            log_failure(error)
+            # What an earlier run left is still as it was: a resumed one can be verified.
+            outcome.written = not (run.fresh or run.extended)
+            return
+        logger.info("Actors: traversal %s, reconstruction %s.", pools.traversal, pools.reconstruction)
+        if len(run.todo) < pools.reconstruction.actors:
+            logger.info("Fewer shards than actors: a smaller --shard-size would use more of this cluster.")
+        for line in outcome.skipped:
+            logger.warning("An exemplar was left out: %s", line)
+        write_run(run)
+        outcome.written = True
+        began = time.monotonic()
+        try:
+            _run_shards(run, shared, pools, cluster, outcome, stopper)
+        except Exception as error:
+            # What is committed stays; the closing check says what is missing, and the exit code tells.
+            log_failure(error)
+        outcome.seconds = time.monotonic() - began
+
+
+def _run_shards(
+    run: PreparedRun, shared: Shared, pools: PoolPlan, cluster: Cluster, outcome: RunOutcome, stopper: Stopper
+) -> None:
+    """Run the shards, and then those that were lost to crashes image by image.
+
+    Raises:
+        Exception: whatever stops the run before its end.
+    """
+    from dmt_ray.pipeline.isolation import isolate_shards
+    from dmt_ray.pipeline.stream import stream_shards
+
+    def look() -> None:
+        stopper.look()
+        cluster.check()
+
+    keep_manifold(run, shared)
+    planned = len(run.config.strengths) * run.shards.images
+    stopper.stop_shards = shared.attempts_actor.stop.remote
+    with stopper, Progress(planned, planned - run.rows_todo, shown=run.config.run.progress) as progress:
+
+        def count(summary: ShardSummary) -> None:
+            outcome.add(summary)
+            progress.add(summary.rows, summary.errors)
+            stopper.count(summary.rows, summary.errors)
+
+        for summary in poll_during(stream_shards(run.todo, shared, pools), look):
+            count(summary)
+        lost = run.todo.without(outcome.finished)
+        lost = lost.without(committed(lost, run.expected).sound.keys() - run.retry.keys())
+        if lost and not stopper.stopping:
+            isolated = isolate_shards(lost, shared, pools.reconstruction, lambda: stopper.stopping)
+            for summary in poll_during(isolated, look):
                 count(summary)
-            lost = run.todo.without(seen)
-            lost = lost.without(committed(lost, run.expected).sound.keys() - run.retry.keys())
-            if lost and not stopper.stopping:
-                isolated = isolate_shards(lost, shared, pools.reconstruction, lambda: stopper.stopping)
-                for summary in poll_during(isolated, stopper.look):
-                    count(summary)
-        except (ray.exceptions.RayError, DmtError, GraceOverError) as error:
-            # What is committed stays; the check below says what is missing, and the exit code tells.
-            logger.error("The run stopped early: %s", error)
-    totals["seconds"] = time.monotonic() - began
-    return skipped
 
 
 def keep_manifold(run: PreparedRun, shared: Shared) -> None:
@@ -158,10 +232,13 @@ def keep_manifold(run: PreparedRun, shared: Shared) -> None:
     place = files.join(run.config.output.output, MANIFOLD_FOLDER)
     if not run.config.output.traversal_only or run.manifold is not None:
         return
-    if files.exists(files.join(place, RECORD_NAME)):
-        return
-    arrays: Any = ray.get(shared.exemplars)
-    save_manifold(place, run.config, run.weights, run.exemplars, arrays)
+    try:
+        open_arrays(place)
+    except StorageError as error:
+        if files.exists(files.join(place, RECORD_NAME)):
+            logger.warning("The manifold is saved anew: %s", error)
+        arrays: Arrays = ray.get(shared.exemplars)
+        save_manifold(place, run.config, run.weights.sha256, run.learnable.learned, arrays)
 
 
 def _exemplars(run: PreparedRun) -> str:
@@ -171,8 +248,8 @@ def _exemplars(run: PreparedRun) -> str:
 
 def _counts(run: PreparedRun) -> str:
     if run.manifold is not None:
-        return f"manifold {masked(saved_manifold(run.config) or '')}"
-    return ", ".join(f"{len(items)} {option}s" for option, items in run.exemplars.items())
+        return f"manifold {masked(run.manifold.place)}"
+    return ", ".join(f"{len(found.items)} {option}s" for option, found in run.exemplars.items())
 
 
 def _intentions(run: PreparedRun) -> list[str]:
@@ -195,19 +272,25 @@ def _intentions(run: PreparedRun) -> list[str]:
     return lines
 
 
-def _summary(run: PreparedRun, report: VerifyReport, totals: dict[str, float], code: int) -> list[str]:
+def _summary(run: PreparedRun, report: VerifyReport, outcome: RunOutcome, code: int) -> list[str]:
     lines = [f"Output: {masked(run.config.output.output)}", *report.sentences()]
-    rows = round(totals["rows"])
-    if rows:
-        stages = ", ".join(f"{stage} {totals[f'seconds_{stage}'] / rows:.3f}" for stage in _STAGES)
-        seconds = totals["seconds"]
+    if outcome.rows:
+        stages = ", ".join(
+            f"{stage} {seconds / outcome.rows:.3f}" for stage, seconds in outcome.stage_seconds.items()
+        )
         lines.append(
-            f"{rows} rows in {seconds:.1f} s after start-up: {rows / seconds:.2f} rows/s; seconds per row: {stages}."
+            f"{outcome.rows} rows in {outcome.seconds:.1f} s after start-up: {outcome.rows / outcome.seconds:.2f} "
+            f"rows/s; seconds per row: {stages}."
         )
     elif not run.todo:
         lines.append("Nothing was left to do.")
     if not report.complete:
         lines.append("Incomplete: run the same command again to do what is missing.")
+    if not_retried := outcome.not_retried(run):
+        lines.append(
+            f"The run stopped early: {not_retried} of the {sum(run.retry.values())} error rows were not tried again. "
+            "Run the same command again."
+        )
     if code == EXIT_ERRORS:
         lines.append(
             f"{report.error_rate:.1%} of the rows are errors, more than --max-error-rate "

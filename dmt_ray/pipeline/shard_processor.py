@@ -6,50 +6,34 @@ alone; the same cut lets a batch that does not fit into memory go through in sma
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from dmt_ray.errors import DmtError, ImageError
-from dmt_ray.jobs.editors import JobConfig, make_editor
-from dmt_ray.jobs.exemplars import READER_THREADS, image_identity
+from dmt_ray.jobs.exemplars import READER_THREADS, make_editor
+from dmt_ray.jobs.job import Array, JobConfig
+from dmt_ray.jobs.registry import job_of
 from dmt_ray.method.displacement import Displacement, Edit
 from dmt_ray.method.traversal.selection import ImageIdentity
-from dmt_ray.output.commit import rows_table
-from dmt_ray.output.displacements import Saved
+from dmt_ray.output.displacements import SavedDisplacement
+from dmt_ray.output.row import Row
+from dmt_ray.output.schema import rows_table
+from dmt_ray.pipeline.bisecting import run_bisecting
 from dmt_ray.pipeline.masks import MaskReader, decode_mask, working_mask
+from dmt_ray.pipeline.traversed import TraversedImage, from_table, to_table
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.images import decode_image, encode_animation, encode_image
-from dmt_ray.storage.inputs.registry import InputItem
-from dmt_ray.storage.inputs.shared_reader import SharedReader
+from dmt_ray.storage.inputs.listing import InputItem
+from dmt_ray.storage.inputs.reader import InputReader
 
 logger = logging.getLogger(__name__)
-
-Array = np.ndarray[Any, Any]
-Input = TypeVar("Input")
-Output = TypeVar("Output")
-
-#: What travels from the traversal to the reconstruction: the source as it was read, and a small displacement.
-TRAVERSED_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("uri", pa.string()),
-        ("source", pa.large_binary()),
-        ("mask", pa.large_binary()),
-        ("displacement", pa.large_binary()),
-        ("error_type", pa.string()),
-        ("error", pa.string()),
-        ("seconds_read", pa.float64()),
-        ("seconds_traverse", pa.float64()),
-    ]
-)
 
 
 class ShardProcessor:
@@ -63,6 +47,7 @@ class ShardProcessor:
         weights_label: goes into every row.
         worker: names this process in every row.
         lpips: what LPIPS to the input is measured with; None leaves it null.
+        containers: identities of the tables and archives that the plan was made of, by URI.
     """
 
     def __init__(
@@ -75,261 +60,269 @@ class ShardProcessor:
         weights_label: str,
         worker: str,
         lpips: Mapping[str, Array] | None = None,
+        containers: Mapping[str, str] | None = None,
     ) -> None:
         self.device = device
         self.editor = make_editor(arrays, exemplars, config, device, lpips)
         self.config = config
         self.weights_label = weights_label
         self.worker = worker
-        self._reader = SharedReader(config.inputs.max_bytes)
-        self._masks = MaskReader(config, self._reader)
+        self._job = job_of(config)
+        self._reader = InputReader(config.inputs.max_bytes, containers or {})
+        self._masks = MaskReader(self._job.masks(config), self._reader)
         self._threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="images")
 
-    def traverse(self, items: Sequence[InputItem], saved: Mapping[str, Saved] | None = None) -> pa.Table:
+    def traverse(
+        self,
+        items: Sequence[InputItem],
+        saved: Mapping[str, SavedDisplacement] | None = None,
+        *,
+        accept_changed: bool = False,
+    ) -> pa.Table:
         """Read the items and move their features; return a table of ``TRAVERSED_SCHEMA``, one row per item.
 
         Parameters:
             items: what to read.
             saved: what an earlier traversal made of them, by id; None moves them now.
+            accept_changed: photos that have changed since the plan was made are taken as they are now.
         """
-        rows: list[dict[str, Any]] = []
+        images: list[TraversedImage] = []
         for batch in _batches(items, self.config.compute.batch_size):
-            loaded = list(self._threads.map(self._load, batch))
-            good = [one for one in loaded if one.picture is not None]
+            loaded = list(self._threads.map(lambda item: self._load(item, accept_changed), batch))
+            good = [each for each in loaded if each.picture is not None]
             started = time.perf_counter()
-            moved = (
-                run_bisecting(self._traverse_batch, good) if saved is None else [saved[one.row["id"]] for one in good]
-            )
+            if saved is None:
+                moved = run_bisecting(self._traverse_batch, good)
+            else:
+                moved = [_checked(saved[each.image.id], each.image.input_sha256) for each in good]
             seconds = (time.perf_counter() - started) / max(1, len(good))
-            for one, displacement in zip(good, moved, strict=True):
+            for each, displacement in zip(good, moved, strict=True):
                 if isinstance(displacement, Exception):
-                    one.row |= _error_fields(displacement) | {"source": None}
+                    each.fail(displacement)
                 else:
-                    one.row["displacement"] = (
-                        displacement if isinstance(displacement, bytes) else displacement.to_bytes()
-                    )
-                one.row["seconds_traverse"] = seconds
-            rows += [one.row for one in loaded]
-        return pa.Table.from_pylist(
-            [{name: row.get(name) for name in TRAVERSED_SCHEMA.names} for row in rows], TRAVERSED_SCHEMA
-        )
+                    each.image.displacement = displacement
+                each.image.seconds_traverse = seconds
+            images += [each.image for each in loaded]
+        return to_table(images)
 
     def reconstruct(self, traversed: pa.Table, attempts: int) -> pa.Table:
         """Turn moved features into encoded pictures; return a table of ``ROW_SCHEMA``, one row per image and step.
 
         A run of traversals alone keeps the displacements instead.
+
+        Parameters:
+            traversed: a table of ``TRAVERSED_SCHEMA``.
+            attempts: how often the shard was begun, this time included.
         """
-        if self.config.output.traversal_only:
-            return rows_table(row for one in self._sources(traversed, attempts) for row in self._displaced(one))
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         for start in range(0, traversed.num_rows, self.config.compute.batch_size):
             batch = traversed.slice(start, self.config.compute.batch_size)
-            rows += self._reconstruct_rows(batch, attempts)
-        return rows_table(rows)
+            sources = [self._source(image, attempts) for image in from_table(batch)]
+            if self.config.output.traversal_only:
+                rows += [row for source in sources for row in self._displacement_rows(source)]
+            else:
+                rows += self._picture_rows(sources)
+        return rows_table(vars(row) for row in rows)
 
-    def _load(self, item: InputItem) -> _Loaded:
+    def _load(self, item: InputItem, accept_changed: bool) -> _Loaded:
         started = time.perf_counter()
-        one = _Loaded({"id": item.id, "uri": item.uri})
+        loaded = _Loaded(TraversedImage(item.id, item.uri))
         try:
-            data = self._reader.read(item.uri)
+            data = self._reader.read_item(item, accept_changed=accept_changed)
+            loaded.image.input_sha256 = hashlib.sha256(data).hexdigest()
             rgb = decode_image(data, max_pixels=self.config.inputs.max_pixels)
-            one.identity = image_identity(item, data, self.config, self._reader)
-            one.row["mask"] = self._masks.read(item)
-            one.picture = self.editor.working(rgb)
-            one.row["source"] = data
+            loaded.identity = self._job.identity(item, data, self.config, self._reader)
+            loaded.image.mask = self._masks.read(item)
+            loaded.picture = self.editor.working(rgb)
+            loaded.image.source = data
         except Exception as error:  # every reason is a row, never the end of the shard
-            one.row |= _error_fields(error)
-        one.row["seconds_read"] = time.perf_counter() - started
-        return one
+            loaded.fail(error)
+        loaded.image.seconds_read = time.perf_counter() - started
+        return loaded
 
-    def _traverse_batch(self, batch: Sequence[_Loaded]) -> list[Displacement]:
-        pictures = np.stack([one.picture for one in batch if one.picture is not None])
-        return self.editor.traverse(pictures, [one.identity for one in batch])
+    def _traverse_batch(self, batch: Sequence[_Loaded]) -> list[bytes]:
+        pictures = np.stack([loaded.picture for loaded in batch if loaded.picture is not None])
+        found = self.editor.traverse(pictures, [loaded.identity for loaded in batch])
+        return [displacement.to_bytes() for displacement in found]
 
-    def _sources(self, batch: pa.Table, attempts: int) -> list[_Source]:
-        sources: list[_Source] = []
-        for index, row in enumerate(batch.drop_columns(["source", "mask", "displacement"]).to_pylist()):
-            row |= {
-                "uri": masked(row["uri"]),
-                "attempts": attempts,
-                "worker": self.worker,
-                "weights": self.weights_label,
-            }
-            one = _Source(row)
-            if row["error_type"] is None:
-                one.data = batch["source"][index].as_buffer().to_pybytes()
-                one.mask_data = batch["mask"][index].as_py()
-                one.displacement = Displacement.from_bytes(batch["displacement"][index].as_py())
-            sources.append(one)
-        return sources
+    def _source(self, image: TraversedImage, attempts: int) -> _Source:
+        row = Row(
+            id=image.id,
+            uri=masked(image.uri),
+            attempts=attempts,
+            seconds_read=image.seconds_read,
+            seconds_traverse=image.seconds_traverse,
+            worker=self.worker,
+            weights=self.weights_label,
+            input_sha256=image.input_sha256,
+            error_type=image.error_type,
+            error=image.error,
+        )
+        source = _Source(row)
+        if image.error_type is None and image.displacement is not None:
+            source.data, source.mask_data = image.source, image.mask
+            try:
+                source.displacement = Displacement.from_bytes(image.displacement)
+            except Exception as error:  # a damaged displacement costs its own row
+                source.fail(error)
+        return source
 
-    def _displaced(self, one: _Source) -> list[dict[str, Any]]:
+    def _displacement_rows(self, source: _Source) -> list[Row]:
         """Return the rows of an image whose displacement is all that is wanted."""
-        if one.displacement is None:
-            return error_rows(one.row, self.config)
-        steps = [figures for step, figures in enumerate(one.displacement.steps) if step in self.editor.rows]
-        shares = {name: one.row[name] / len(steps) for name in ("seconds_read", "seconds_traverse")}
-        kept = {"displacement": one.displacement.to_bytes()}
+        if source.displacement is None:
+            return error_rows(source.row, self.config)
+        steps = [figures for step, figures in enumerate(source.displacement.steps) if step in self.editor.rows]
+        row = source.shared_among(len(steps))
+        kept = source.displacement.to_bytes()
         return [
-            one.row | shares | {"step": step, "status": "ok"} | asdict(figures) | ({} if step else kept)
+            replace(row, step=step, status="ok", displacement=None if step else kept, **asdict(figures))
             for step, figures in enumerate(steps)
         ]
 
-    def _reconstruct_rows(self, batch: pa.Table, attempts: int) -> list[dict[str, Any]]:
-        sources = self._sources(batch, attempts)
+    def _picture_rows(self, sources: Sequence[_Source]) -> list[Row]:
         # Only now are the pictures as large as they are: one batch of them at a time.
-        decoded = [one for one in self._threads.map(self._decode, sources) if one.rgb is not None]
+        decoded = [source for source in self._threads.map(self._decode, sources) if source.rgb is not None]
         started = time.perf_counter()
         results = run_bisecting(self._reconstruct_batch, decoded)
         seconds = (time.perf_counter() - started) / max(1, len(decoded))
         list(self._threads.map(self._finish, decoded, results, [seconds] * len(decoded)))
-        return [row for one in sources for row in (one.rows or error_rows(one.row, self.config))]
+        return [row for source in sources for row in (source.rows or error_rows(source.row, self.config))]
 
-    def _decode(self, one: _Source) -> _Source:
-        if one.data is None:
-            return one
+    def _decode(self, source: _Source) -> _Source:
+        if source.data is None or source.displacement is None:
+            return source
         try:
-            rgb = decode_image(one.data, max_pixels=self.config.inputs.max_pixels)
-            if one.mask_data is not None:
-                one.mask = decode_mask(one.mask_data, rgb, self.config.inputs.max_pixels)
-            one.rgb = rgb
+            rgb = decode_image(source.data, max_pixels=self.config.inputs.max_pixels)
+            if source.mask_data is not None:
+                source.mask = decode_mask(source.mask_data, rgb, self.config.inputs.max_pixels)
+            source.rgb = rgb
         except Exception as error:
-            one.row |= _error_fields(error)
-        return one
+            source.fail(error)
+        return source
 
     def _reconstruct_batch(self, batch: Sequence[_Source]) -> list[list[Edit]]:
-        pictures = np.stack([self.editor.working(one.rgb) for one in batch if one.rgb is not None])
+        pictures = np.stack([self.editor.working(source.rgb) for source in batch if source.rgb is not None])
         size = self.config.model.size
-        masks = [None if one.mask is None else working_mask(one.mask, size) for one in batch]
-        return self.editor.reconstruct(
-            pictures, [one.displacement for one in batch if one.displacement is not None], masks
-        )
+        masks = [None if source.mask is None else working_mask(source.mask, size) for source in batch]
+        displacements = [source.displacement for source in batch if source.displacement is not None]
+        return self.editor.reconstruct(pictures, displacements, masks)
 
-    def _finish(self, one: _Source, result: list[Edit] | Exception, seconds: float) -> None:
+    def _finish(self, source: _Source, result: list[Edit] | Exception, seconds: float) -> None:
         """Make the rows of one image, or note in its row why there are none."""
         try:
             if isinstance(result, Exception):
                 raise result
-            assert one.rgb is not None
+            shared = source.shared_among(len(result))
             for step, edit in enumerate(result):
                 started = time.perf_counter()
-                row = self._row(one, edit) | asdict(edit.figures)
-                row["seconds_reconstruct"] = seconds / len(result) + time.perf_counter() - started
-                shares = {name: one.row[name] / len(result) for name in ("seconds_read", "seconds_traverse")}
-                one.rows.append(one.row | shares | {"step": step, "status": "ok"} | row)
+                row = replace(shared, step=step, status="ok", **asdict(edit.figures))
+                row = self._with_picture(row, source, edit)
+                spent = seconds / len(result) + time.perf_counter() - started
+                source.rows.append(replace(row, seconds_reconstruct=spent))
         except Exception as error:
-            one.rows = []
-            one.row |= _error_fields(error) | {"seconds_reconstruct": seconds}
+            source.rows = []
+            source.row = replace(source.row, seconds_reconstruct=seconds)
+            source.fail(error)
         finally:
-            one.rgb = one.mask = None
+            source.rgb = source.mask = None
 
-    def _row(self, one: _Source, edit: Edit) -> dict[str, Any]:
+    def _with_picture(self, row: Row, source: _Source, edit: Edit) -> Row:
         output = self.config.output
-        assert one.rgb is not None
-        picture = self.editor.assemble(one.rgb, edit, one.mask)
-        return {
-            "image": encode_image(picture, output.image_format, output.image_quality),
-            "image_format": output.image_format,
-            "width": picture.shape[1],
-            "height": picture.shape[0],
-            "feature_loss_before": edit.feature_loss_before,
-            "feature_loss_after": edit.feature_loss_after,
-            "iterations": edit.iterations,
-            "psnr_to_input": edit.likeness.psnr,
-            "ssim_to_input": edit.likeness.ssim,
-            "lpips_to_input": edit.likeness.lpips,
-            "path": encode_animation(edit.frames, output.path_format) if edit.frames else None,
-        }
+        assert source.rgb is not None
+        picture = self.editor.assemble(source.rgb, edit, source.mask)
+        return replace(
+            row,
+            image=encode_image(picture, output.image_format, output.image_quality),
+            image_format=output.image_format,
+            width=picture.shape[1],
+            height=picture.shape[0],
+            feature_loss_before=edit.feature_loss_before,
+            feature_loss_after=edit.feature_loss_after,
+            iterations=edit.iterations,
+            psnr_to_input=edit.similarity.psnr,
+            ssim_to_input=edit.similarity.ssim,
+            lpips_to_input=edit.similarity.lpips,
+            path=encode_animation(edit.frames, output.path_format) if edit.frames else None,
+        )
 
 
 @dataclass
 class _Loaded:
-    """An item on its way through the traversal: its row so far, and its working picture when it could be read."""
+    """An item on its way through the traversal, and its working picture when it could be read."""
 
-    row: dict[str, Any]
+    image: TraversedImage
     picture: Array | None = None
     identity: ImageIdentity = field(default_factory=ImageIdentity)
+
+    def fail(self, error: Exception) -> None:
+        """Note why there is no result."""
+        self.image.error_type, self.image.error = describe_error(error)
+        self.image.source = None
 
 
 @dataclass
 class _Source:
-    """An item on its way through the reconstruction."""
+    """An image on its way through the reconstruction, with what its rows have in common."""
 
-    row: dict[str, Any]
+    row: Row
     data: bytes | None = None
     displacement: Displacement | None = None
     mask_data: bytes | None = None
     mask: Array | None = None
     rgb: Array | None = None
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
 
+    def fail(self, error: Exception) -> None:
+        """Note why there is no result."""
+        kind, text = describe_error(error)
+        self.row = replace(self.row, error_type=kind, error=text)
 
-class DeviceLostError(RuntimeError):
-    """The accelerator of this process does not answer any more; only a new process helps."""
-
-
-def run_bisecting(
-    step: Callable[[Sequence[Input]], Sequence[Output]], batch: Sequence[Input]
-) -> list[Output | Exception]:
-    """Run ``step`` on a batch; on failure cut the batch in half until each culprit stands alone.
-
-    Returns one output or one exception per input, in order.
-
-    Raises:
-        DeviceLostError: the device is gone, and no image is to blame.
-    """
-    if not batch:
-        return []
-    try:
-        return list(step(batch))
-    except Exception as error:
-        if _is_device_lost(error):
-            raise DeviceLostError(str(error)) from error
-        if len(batch) == 1:
-            logger.warning("An image failed: %s: %s", type(error).__name__, error)
-            return [error]
-        logger.info("A batch of %d failed and is cut in half: %s", len(batch), error)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    middle = len(batch) // 2
-    return run_bisecting(step, batch[:middle]) + run_bisecting(step, batch[middle:])
-
-
-def _is_device_lost(error: Exception) -> bool:
-    lost = getattr(torch, "AcceleratorError", None)
-    return lost is not None and isinstance(error, lost) and not isinstance(error, torch.OutOfMemoryError)
+    def shared_among(self, steps: int) -> Row:
+        """Return what the rows of all steps have in common, with the time spent divided among them."""
+        read, traverse = self.row.seconds_read, self.row.seconds_traverse
+        return replace(
+            self.row,
+            seconds_read=None if read is None else read / steps,
+            seconds_traverse=None if traverse is None else traverse / steps,
+        )
 
 
 def crash_row(item: InputItem, config: JobConfig, *, error: str, attempts: int, weights_label: str) -> pa.Table:
     """Return the rows of an image whose process died each time it was tried."""
-    row = {
-        "id": item.id,
-        "uri": masked(item.uri),
-        "error_type": "crash",
-        "error": error,
-        "attempts": attempts,
-        "weights": weights_label,
-    }
-    return rows_table(error_rows(row, config))
+    row = Row(
+        id=item.id, uri=masked(item.uri), error_type="crash", error=error, attempts=attempts, weights=weights_label
+    )
+    return rows_table(vars(each) for each in error_rows(row, config))
 
 
-def error_rows(row: Mapping[str, Any], config: JobConfig) -> list[dict[str, Any]]:
+def error_rows(row: Row, config: JobConfig) -> list[Row]:
     """Return the rows, one per step as for every image, of one that failed."""
     return [
-        dict(row) | {"step": step, "strength": strength, "status": "error"}
-        for step, strength in enumerate(config.strengths)
+        replace(row, step=step, strength=strength, status="error") for step, strength in enumerate(config.strengths)
     ]
 
 
-def _error_fields(error: Exception) -> dict[str, str]:
+def describe_error(error: Exception) -> tuple[str, str]:
+    """Return the ``error_type`` and the ``error`` of a row."""
     if isinstance(error, ImageError):
         kind = error.kind
     elif isinstance(error, DmtError):
         kind = "storage"
     else:
         kind = type(error).__name__
-    return {"error_type": kind, "error": str(error) or type(error).__name__}
+    return kind, str(error) or type(error).__name__
 
 
-def _batches(items: Sequence[Input], size: int) -> list[Sequence[Input]]:
+def _checked(saved: SavedDisplacement, input_sha256: str | None) -> bytes | Exception:
+    """Return a saved displacement if it is of the bytes that were read now, else what is wrong."""
+    if saved.error is not None:
+        return saved.error
+    if saved.input_sha256 is not None and saved.input_sha256 != input_sha256:
+        return ImageError(
+            "changed", "The photo is not the one that was traversed: its bytes have changed since then."
+        )
+    return saved.data or ImageError("bad-displacement", "The run of traversals saved no displacement for this image.")
+
+
+def _batches(items: Sequence[InputItem], size: int) -> list[Sequence[InputItem]]:
     return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,4 +1,4 @@
-"""When a run stops before its end: on a signal, after a period of grace, or because it is going wrong."""
+"""Stop a run before its end: on a signal, after a period of grace, or because of too many error rows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
+from dmt_ray.process_exit import SIGNALS
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: Seconds between two looks at the clock and at the signals.
 TICK_S = 0.2
 #: Rows before a run is judged by its errors.
@@ -26,13 +27,14 @@ DEVIATIONS = 3.0
 
 
 class GraceOverError(Exception):
-    """The shards that were running have not ended in time."""
+    """The shards that were running have not ended within the period of grace."""
 
 
 class Stopper:
-    """Tells a run to stop; use it as a context manager, which takes the signals over.
+    """Decides when a run stops; as a context manager it handles SIGINT and SIGTERM.
 
-    The first signal, or too many errors, lets no shard begin any more. A second signal is a ``KeyboardInterrupt``.
+    After the first signal, or after too many errors, no further shard begins. A second signal raises
+    ``KeyboardInterrupt``.
 
     Parameters:
         grace: seconds from then on until ``GraceOverError``.
@@ -46,17 +48,17 @@ class Stopper:
         self._deadline = math.inf
         self._before: dict[signal.Signals, Any] = {}
         self.going_wrong = False
-        """It stopped because of too many errors."""
+        """The run stops because of too many errors."""
         self.stop_shards: Callable[[], object] = lambda: None
-        """Called once, when no shard is to begin any more."""
+        """Called once; must keep further shards from beginning."""
 
     @property
     def stopping(self) -> bool:
-        """No shard begins any more."""
+        """No further shard begins."""
         return self._deadline < math.inf
 
     def __enter__(self) -> Stopper:
-        """Take the signals over; only the main thread can."""
+        """Set the signal handlers; only the main thread can."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._receive)
@@ -65,12 +67,12 @@ class Stopper:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def count(self, rows: int, errors: int) -> None:
-        """Take note of rows that were made."""
+        """Add rows that were made, and stop the run when too many are errors."""
         self._rows += rows
         self._errors += errors
         allowed = self._max_error_rate
@@ -83,7 +85,7 @@ class Stopper:
             self._stop()
 
     def look(self) -> None:
-        """Act on signals and on the clock.
+        """Act on a signal that came, and on the end of the period of grace.
 
         Raises:
             GraceOverError: the period of grace is over.
@@ -108,9 +110,9 @@ class Stopper:
 
 
 def going_wrong(rows: int, errors: int, allowed: float) -> bool:
-    """Tell whether so many errors in so many rows leave no real doubt that more than a share ``allowed`` are errors.
+    """Tell whether surely more than a share ``allowed`` of all rows are errors, judged by the rows so far.
 
-    The lower end of the Wilson score interval (Wilson 1927) at ``DEVIATIONS``, for a run of any length.
+    Compares with the lower end of the Wilson score interval (Wilson 1927) at ``DEVIATIONS``, for a run of any length.
     """
     if rows < FEWEST_ROWS:
         return False
@@ -120,11 +122,21 @@ def going_wrong(rows: int, errors: int, allowed: float) -> bool:
     return (middle - spread) / (1 + z * z / rows) > allowed
 
 
+def call_polling(action: Callable[[], T], look: Callable[[], None]) -> T:
+    """Return the result of an action, for which a thread of its own waits; see ``poll_during``."""
+    (result,) = poll_during((action() for _ in range(1)), look)
+    return result
+
+
 def poll_during(results: Iterator[T], look: Callable[[], None]) -> Iterator[T]:
-    """Yield the results, which a thread of its own waits for, and call ``look`` several times a second meanwhile."""
+    """Yield the results, for which a thread of its own waits, and call ``look`` several times a second meanwhile.
+
+    Raises:
+        Exception: whatever ``look`` raises; the thread is abandoned then. Whatever ``results`` raises.
+    """
     queue: SimpleQueue[tuple[list[T], BaseException | None]] = SimpleQueue()
 
-    def work() -> None:
+    def wait_for_results() -> None:
         try:
             for result in results:
                 queue.put(([result], None))
@@ -133,7 +145,7 @@ def poll_during(results: Iterator[T], look: Callable[[], None]) -> Iterator[T]:
         else:
             queue.put(([], StopIteration()))
 
-    threading.Thread(target=work, name="results", daemon=True).start()
+    threading.Thread(target=wait_for_results, name="results", daemon=True).start()
     while True:
         look()
         try:

@@ -21,6 +21,7 @@ from dmt_ray.pipeline.actors import ReconstructionActor, Shared, TraversalActor,
 from dmt_ray.pipeline.attempts import Attempts
 from dmt_ray.pipeline.prepare import PreparedRun
 from dmt_ray.pipeline.resources import ActorPlan, PoolPlan, plan_pools
+from dmt_ray.pipeline.summary import ShardSummary, from_table
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +67,8 @@ def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, list[str]]:
     return shared, pools, left_out
 
 
-def stream_shards(shards: Plan, shared: Shared, pools: PoolPlan) -> Iterator[dict[str, Any]]:
-    """Run the shards through both pools; yield one row of ``SUMMARY_SCHEMA`` per committed shard, in any order.
+def stream_shards(shards: Plan, shared: Shared, pools: PoolPlan) -> Iterator[ShardSummary]:
+    """Run the shards through both pools; yield a summary of each committed shard, in any order.
 
     A shard whose actor dies ``1 + SHARD_RETRIES`` times has no summary, nor has one that was not begun any more when
     the run was told to stop.
@@ -91,7 +92,7 @@ def stream_shards(shards: Plan, shared: Shared, pools: PoolPlan) -> Iterator[dic
         dataset = dataset.map_batches(TraversalActor, **_pool(pools.traversal, shared, len(shards)))
         dataset = dataset.map_batches(ReconstructionActor, **_pool(pools.reconstruction, shared, len(shards)))
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from batch.to_pylist()
+        yield from from_table(batch)
 
 
 def _pool(plan: ActorPlan, shared: Shared, shards: int) -> dict[str, Any]:

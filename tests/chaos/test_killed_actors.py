@@ -2,6 +2,8 @@
 
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +33,10 @@ def test_actors_killed_in_the_middle_of_a_shard_and_of_a_write(options, same, ho
     assert rows.attempts.max() >= 2
 
 
+def crash_files():
+    return set(Path(tempfile.gettempdir()).glob("dmt-ray-crash-*"))
+
+
 @pytest.mark.chaos
 def test_poison_costs_its_own_row_which_says_how_the_process_died(configure, photos, tmp_path, caplog):
     """A segmentation fault, a SIGKILL, and a hang in native code, each beside a healthy photo."""
@@ -39,7 +45,9 @@ def test_poison_costs_its_own_row_which_says_how_the_process_died(configure, pho
     table = tmp_path / "table.parquet"
     pq.write_table(pa.table({"id": list("abcdef"), "uri": uris, "note": list("123456")}), table)
     config = configure(input=str(table), shard_size=6, max_error_rate=0.5, shard_timeout=20.0, threads_per_actor=1)
+    left_before = crash_files()
     assert run_job(config) == 0
+    assert crash_files() <= left_before
     rows = rows_of(tmp_path / "out")
     assert rows.status.to_dict() == dict(zip("abcdef", ["ok", "error"] * 3, strict=True))
     assert list(rows.note) == list("123456")

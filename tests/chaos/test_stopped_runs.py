@@ -50,6 +50,38 @@ def test_a_run_whose_grace_is_over_ends_without_the_shard_that_hangs(options, sa
     same(out, hidden=1)
 
 
+@pytest.mark.parametrize(("grace", "number"), [(100, signal.SIGTERM), (1, signal.SIGINT)])
+def test_a_retry_that_is_stopped_is_not_complete(options, hooks, start, grace, number, tmp_path):
+    """Two shards have an error row; the signal comes while the first is written. All rows are there all along."""
+    out = tmp_path / "out"
+    assert run_again(options, out).returncode == 0
+    before = shard_files(out)
+    (hooks / "hold-on-write").touch()
+    driver = start(
+        command_line(options, out, "--retry-failed", "--grace", grace),
+        **{"env": attached(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+    )
+    until(lambda: list(hooks.glob("holding-*")), "a shard that is being written")
+    driver.send_signal(number)
+    said = b""
+    while b"no new shards" not in said:
+        said += os.read(driver.stderr.fileno(), 4096)
+    if grace > 1:
+        (hooks / "release").touch()
+    output, _ = driver.communicate(timeout=PATIENCE)
+    (hooks / "release").touch()
+    assert driver.returncode == 3, output
+    left = 1 if grace > 1 else 2
+    assert f"{left} of the 2 error rows were not tried again".encode() in output
+    assert b"10 planned, 10 rows: 8 ok, 2 errors." in output
+    after = subprocess.run(
+        command_line(options, out, "--retry-failed"), env=attached(), capture_output=True, timeout=PATIENCE
+    )
+    assert after.returncode == 0, after.stderr
+    assert b"not tried again" not in after.stdout
+    assert len({name for name, time in shard_files(out).items() if before[name] != time}) == 2
+
+
 def run_again(options, out):
     return subprocess.run(command_line(options, out), env=attached(), timeout=PATIENCE)
 

@@ -6,13 +6,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import tyro
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from dmt_ray.cli import ColorizeCommand
+from dmt_ray.cli import parse_options
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -31,7 +30,7 @@ def _parse(command: str):
     """Parse a job command line with the real parser; return the script's path and the configuration."""
     python, script, *arguments = shlex.split(command)
     assert python == "python"
-    return script, tyro.cli(ColorizeCommand, args=arguments, config=(tyro.conf.OmitArgPrefixes,)).settings
+    return script, parse_options("colorize", arguments)
 
 
 # -- AWS: Ray cluster launcher

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmt_ray.method.networks.vgg import VGG
+from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.storage.models.weights import resolve_weights
 
 TAPS = ("conv3_1", "conv4_1", "conv5_1")
@@ -16,8 +16,8 @@ def vgg16_arrays() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def network(vgg16_arrays: dict[str, np.ndarray]) -> VGG:
-    return VGG(vgg16_arrays, "vgg16", TAPS, precision="fp32", device=torch.device("cpu"))
+def network(vgg16_arrays: dict[str, np.ndarray]) -> FeatureNetwork:
+    return FeatureNetwork(vgg16_arrays, "vgg16", TAPS, precision="fp32", device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

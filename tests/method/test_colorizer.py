@@ -4,28 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from dmt_ray.config import (
-    ColorizeConfig,
-    InputConfig,
-    InversionConfig,
-    ModelConfig,
-    OutputConfig,
-    ReferenceConfig,
-    TraversalConfig,
-)
 from dmt_ray.method import color
 from dmt_ray.method.colorizer import Colorizer, assemble, build_exemplars, is_grey, working_luma
 from dmt_ray.method.displacement import Displacement
-from dmt_ray.method.networks.vgg import VGG
+from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import working_rgb
+from dmt_ray.method.settings import ColorizerSettings, InversionConfig, TraversalConfig
 
 
-def configure(traversal: str) -> ColorizeConfig:
-    return ColorizeConfig(
-        InputConfig("in"),
-        ReferenceConfig("references"),
-        OutputConfig("out"),
-        ModelConfig(size=64, weights="random:0", precision="fp32"),
+def configure(traversal: str) -> ColorizerSettings:
+    return ColorizerSettings(
+        64,
         TraversalConfig(traversal=traversal, neighbors=16),  # type: ignore[arg-type]
         InversionConfig(iterations=8, tv_weight=5),
     )
@@ -33,8 +22,8 @@ def configure(traversal: str) -> ColorizeConfig:
 
 @pytest.fixture(scope="module", params=["local", "global"])
 def setting(
-    request: pytest.FixtureRequest, network: VGG, pictures: np.ndarray
-) -> tuple[ColorizeConfig, dict[str, np.ndarray]]:
+    request: pytest.FixtureRequest, network: FeatureNetwork, pictures: np.ndarray
+) -> tuple[ColorizerSettings, dict[str, np.ndarray]]:
     config = configure(request.param)
     exemplars = build_exemplars(network, pictures[2:], config)
     for array in exemplars.values():
@@ -48,7 +37,7 @@ def lumas(pictures: np.ndarray) -> np.ndarray:
 
 
 def test_colours_come_back_for_held_out_pictures(
-    setting: tuple[ColorizeConfig, dict[str, np.ndarray]], network: VGG, pictures: np.ndarray
+    setting: tuple[ColorizerSettings, dict[str, np.ndarray]], network: FeatureNetwork, pictures: np.ndarray
 ) -> None:
     config, exemplars = setting
     recolorer = Colorizer(network, exemplars, config)
@@ -62,13 +51,13 @@ def test_colours_come_back_for_held_out_pictures(
         assert np.square(result.planes - expected).mean() < 0.5 * np.square(expected).mean()
         assert result.feature_loss_after < result.feature_loss_before
         assert 0 < result.iterations <= 8
-        assert 0 < result.likeness.ssim <= 1
+        assert 0 < result.similarity.ssim <= 1
         assert figures.displacement_norm > 0
         assert (figures.budget_weight is None) == (config.traversal.traversal == "local")
 
 
 def test_result_does_not_depend_on_the_batch_nor_on_the_trip_as_bytes(
-    setting: tuple[ColorizeConfig, dict[str, np.ndarray]], network: VGG, pictures: np.ndarray
+    setting: tuple[ColorizerSettings, dict[str, np.ndarray]], network: FeatureNetwork, pictures: np.ndarray
 ) -> None:
     config, exemplars = setting
     recolorer = Colorizer(network, exemplars, config)
@@ -113,7 +102,7 @@ def test_tiny_and_thin_pictures_keep_their_size(shape: tuple[int, int]) -> None:
 
 
 def test_strength_turns_the_colour_down_to_none(
-    setting: tuple[ColorizeConfig, dict[str, np.ndarray]], network: VGG, pictures: np.ndarray
+    setting: tuple[ColorizerSettings, dict[str, np.ndarray]], network: FeatureNetwork, pictures: np.ndarray
 ) -> None:
     config, exemplars = setting
     luma = lumas(pictures[:1])

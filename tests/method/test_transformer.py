@@ -4,20 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from dmt_ray.config import (
-    ExemplarConfig,
-    InputConfig,
-    ModelConfig,
-    OutputConfig,
-    TransformConfig,
-    TransformInversionConfig,
-    TransformTraversalConfig,
-)
+from dmt_ray.errors import ImageError
+from dmt_ray.method.class_manifold import build_manifold
 from dmt_ray.method.displacement import Displacement, Edit
 from dmt_ray.method.metrics.lpips import Lpips, lpips_shapes
-from dmt_ray.method.networks.vgg import VGG
+from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import match_color, upsample_edit
-from dmt_ray.method.transformer import HELD_TAPS, Transformer, build_manifold
+from dmt_ray.method.settings import TransformerSettings, TransformInversionConfig, TransformTraversalConfig
+from dmt_ray.method.transformer import HELD_TAPS, Transformer
 from dmt_ray.method.traversal.selection import ImageIdentity, digest
 
 SIZE = 64
@@ -30,26 +24,20 @@ MOVES = {
     "unit": TransformTraversalConfig(strength=(1.0,), standardise="unit"),
     "none": TransformTraversalConfig(strength=(1.0,), standardise="none"),
     "neighbors": TransformTraversalConfig(strength=(0.5, 1.0), neighbors=4),
-    "local": TransformTraversalConfig(strength=(0.5, 1.0), traversal="local", cell_neighbors=4),
-    "local dfi": TransformTraversalConfig(strength=(1.0,), traversal="local", method="dfi", cell_neighbors=4),
+    "local": TransformTraversalConfig(strength=(0.5, 1.0), traversal="local", patch_neighbors=4),
+    "local dfi": TransformTraversalConfig(strength=(1.0,), traversal="local", method="dfi", patch_neighbors=4),
 }
 
 
 @pytest.fixture(scope="module")
-def network(vgg16_arrays: dict[str, np.ndarray]) -> VGG:
-    return VGG(vgg16_arrays, "vgg16", TAPS, precision="fp32", device=torch.device("cpu"))
+def network(vgg16_arrays: dict[str, np.ndarray]) -> FeatureNetwork:
+    return FeatureNetwork(vgg16_arrays, "vgg16", TAPS, precision="fp32", device=torch.device("cpu"))
 
 
-def configure(move: TransformTraversalConfig | str, **sections: object) -> TransformConfig:
-    config = TransformConfig(
-        InputConfig("in"),
-        OutputConfig("out"),
-        ExemplarConfig(source="a", target="b"),
-        ModelConfig(size=SIZE, weights="random:0", precision="fp32", taps=TAPS),
-        MOVES[move] if isinstance(move, str) else move,
-        TransformInversionConfig(iterations=8, tv_weight=1),
-    )
-    return dataclasses.replace(config, **sections)
+def configure(move: TransformTraversalConfig | str, **changes: object) -> TransformerSettings:
+    traversal = MOVES[move] if isinstance(move, str) else move
+    settings = TransformerSettings(SIZE, traversal, TransformInversionConfig(iterations=8, tv_weight=1))
+    return dataclasses.replace(settings, **changes)
 
 
 def faces(seed: int, count: int, smile: float) -> np.ndarray:
@@ -76,7 +64,7 @@ SOURCES, TARGETS, INPUTS = faces(0, 9, 0.0), faces(1, 8, 0.4), faces(2, 3, 0.0)
 _MADE: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
 
 
-def make(network: VGG, config: TransformConfig) -> Transformer:
+def make(network: FeatureNetwork, config: TransformerSettings) -> Transformer:
     kind = (config.traversal.traversal, config.traversal.standardise)
     if kind not in _MADE:
         _MADE[kind] = build_manifold(network, [labelled(SOURCES), labelled(TARGETS), []], 17, config)
@@ -109,9 +97,9 @@ def bar_brightness(planes: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("move", MOVES)
-def test_pictures_get_what_the_other_class_has(network: VGG, move: str) -> None:
+def test_pictures_get_what_the_other_class_has(network: FeatureNetwork, move: str) -> None:
     transformer = make(network, configure(move))
-    steps = len(transformer.config.strengths)
+    steps = len(transformer.settings.traversal.steps)
     for found in edits(transformer, INPUTS):
         assert len(found) == steps
         reached = [bar_brightness(edit.planes) for edit in found]
@@ -121,14 +109,14 @@ def test_pictures_get_what_the_other_class_has(network: VGG, move: str) -> None:
         assert lengths == sorted(lengths)
         assert found[-1].figures.witness_after < found[-1].figures.witness_before
         assert found[-1].feature_loss_after < found[-1].feature_loss_before
-        assert 0 < found[-1].likeness.ssim < 1
-        for edit, asked in zip(found, transformer.config.strengths, strict=True):
+        assert 0 < found[-1].similarity.ssim < 1
+        for edit, asked in zip(found, transformer.settings.traversal.steps, strict=True):
             if asked is not None:
                 assert edit.figures.strength == pytest.approx(asked)
 
 
 @pytest.mark.parametrize("move", ["dmt", "dfi", "unit", "none", "neighbors"])
-def test_the_strength_is_the_length_of_the_move_over_the_classes_distance(network: VGG, move: str) -> None:
+def test_the_strength_is_the_length_of_the_move_over_the_classes_distance(network: FeatureNetwork, move: str) -> None:
     transformer = make(network, configure(move))
     images = working(transformer, INPUTS)
     features = transformer.manifold.features.astype(np.float64)
@@ -144,7 +132,7 @@ def test_the_strength_is_the_length_of_the_move_over_the_classes_distance(networ
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.4])
-def test_dfi_equals_its_closed_form(network: VGG, beta: float) -> None:
+def test_dfi_equals_its_closed_form(network: FeatureNetwork, beta: float) -> None:
     transformer = make(
         network, configure(TransformTraversalConfig(method="dfi", beta=(beta,), standardise="none", shrink=0))
     )
@@ -163,7 +151,7 @@ def test_dfi_equals_its_closed_form(network: VGG, beta: float) -> None:
 
 
 @pytest.mark.parametrize("move", ["dmt", "dfi", "neighbors", "local"])
-def test_a_batch_gives_what_its_images_give_alone(network: VGG, move: str) -> None:
+def test_a_batch_gives_what_its_images_give_alone(network: FeatureNetwork, move: str) -> None:
     transformer = make(network, configure(move))
     together = edits(transformer, INPUTS)
     for b in range(3):
@@ -173,7 +161,7 @@ def test_a_batch_gives_what_its_images_give_alone(network: VGG, move: str) -> No
 
 
 @pytest.mark.parametrize("move", ["dmt", "local"])
-def test_the_same_again_and_after_the_trip_as_bytes(network: VGG, move: str) -> None:
+def test_the_same_again_and_after_the_trip_as_bytes(network: FeatureNetwork, move: str) -> None:
     transformer = make(network, configure(move))
     images = working(transformer, INPUTS)
     identities = [ImageIdentity()] * 3
@@ -189,14 +177,14 @@ def test_the_same_again_and_after_the_trip_as_bytes(network: VGG, move: str) -> 
 
 
 @pytest.mark.parametrize("move", ["dmt", "local"])
-def test_no_strength_returns_the_picture_itself(network: VGG, move: str) -> None:
+def test_no_strength_returns_the_picture_itself(network: FeatureNetwork, move: str) -> None:
     transformer = make(network, configure(dataclasses.replace(MOVES[move], strength=(0.0,))))
     for (edit,), rgb in zip(edits(transformer, INPUTS), INPUTS, strict=True):
         assert nearness(edit.planes, np.zeros_like(edit.planes)) > 60
         assert nearness(transformer.assemble(rgb, edit, None).astype(float), rgb.astype(float)) > 55
 
 
-def test_an_exemplar_is_never_moved_by_itself_nor_by_its_group(network: VGG) -> None:
+def test_an_exemplar_is_never_moved_by_itself_nor_by_its_group(network: FeatureNetwork) -> None:
     config = configure("dmt")
     people = [ImageIdentity(digest(rgb.tobytes()), group=f"person {n // 3}") for n, rgb in enumerate(SOURCES)]
     sets = [list(zip(SOURCES, people, strict=True)), labelled(TARGETS), []]
@@ -213,25 +201,24 @@ def test_an_exemplar_is_never_moved_by_itself_nor_by_its_group(network: VGG) -> 
     everybody = build_manifold(
         network, [[(rgb, ImageIdentity(group="one")) for rgb in SOURCES], labelled(TARGETS), []], 17, config
     )
-    with pytest.raises(ValueError, match="No source exemplar is left"):
+    with pytest.raises(ImageError, match="No source exemplar is left"):
         Transformer(network, everybody, config).traverse(images, [ImageIdentity(group="one")])
 
 
-def test_local_traversal_leaves_out_cells_of_the_image_itself(network: VGG) -> None:
+def test_local_traversal_leaves_out_cells_of_the_image_itself(network: FeatureNetwork) -> None:
     transformer = make(network, configure("local"))
-    assert transformer.cells is not None
-    cells = transformer.cells.grid**2
+    assert transformer.patches is not None
+    patches = transformer.patches.grid**2
     images = working(transformer, SOURCES[4:5])
     (free,) = transformer.traverse(images, [ImageIdentity()])
     (barred,) = transformer.traverse(images, [ImageIdentity(digest(SOURCES[4].tobytes()))])
-    assert 4 in free.arrays["index"] // cells
-    assert 4 not in barred.arrays["index"] // cells
+    assert 4 in free.arrays["index"] // patches
+    assert 4 not in barred.arrays["index"] // patches
 
 
-def test_attributes_choose_the_neighbours(network: VGG) -> None:
-    attributes = ExemplarConfig(source="a", target="b", attribute_columns=("age", "height"))
+def test_attributes_choose_the_neighbours(network: FeatureNetwork) -> None:
     move = TransformTraversalConfig(strength=(1.0,), neighbors=2, neighbors_by="attributes")
-    config = dataclasses.replace(configure("dmt", exemplars=attributes), traversal=move)
+    config = configure(move)
     sets = [
         [(rgb, ImageIdentity(attributes=np.array([n, 100.0 * n]))) for n, rgb in enumerate(pictures)]
         for pictures in (SOURCES, TARGETS)
@@ -240,11 +227,11 @@ def test_attributes_choose_the_neighbours(network: VGG) -> None:
     images = working(transformer, INPUTS[:1])
     (displacement,) = transformer.traverse(images, [ImageIdentity(attributes=np.array([5.4, 540.0]))])
     assert set(np.flatnonzero(displacement.arrays["r"][0, :17])) == {5, 6, 9 + 5, 9 + 6}
-    with pytest.raises(ValueError, match="no attributes"):
+    with pytest.raises(ImageError, match="no attributes"):
         transformer.traverse(images, [ImageIdentity()])
 
 
-def test_a_basis_widens_the_manifold_and_belongs_to_no_class(network: VGG) -> None:
+def test_a_basis_widens_the_manifold_and_belongs_to_no_class(network: FeatureNetwork) -> None:
     config = configure("dmt")
     arrays = build_manifold(network, [labelled(SOURCES), labelled(TARGETS), labelled(faces(5, 4, 0.2))], 21, config)
     transformer = Transformer(network, arrays, config)
@@ -256,7 +243,7 @@ def test_a_basis_widens_the_manifold_and_belongs_to_no_class(network: VGG) -> No
         assert r[9:17].sum() > 0 > r[:9].sum()
 
 
-def test_outside_the_mask_pixels_come_back_bit_for_bit(network: VGG) -> None:
+def test_outside_the_mask_pixels_come_back_bit_for_bit(network: FeatureNetwork) -> None:
     transformer = make(network, configure("dmt"))
     mask = np.zeros((SIZE, SIZE), np.float32)
     mask[32:] = 1
@@ -291,7 +278,7 @@ def test_colour_matching_gives_the_means_and_deviations_of_the_input() -> None:
     torch.testing.assert_close(matched.std((2, 3)), images.std((2, 3)), rtol=1e-3, atol=1e-3)
 
 
-def test_colour_matching_takes_a_cast_off_the_result(network: VGG) -> None:
+def test_colour_matching_takes_a_cast_off_the_result(network: FeatureNetwork) -> None:
     plain, matched = (
         make(
             network,
@@ -303,8 +290,8 @@ def test_colour_matching_takes_a_cast_off_the_result(network: VGG) -> None:
     assert shift[1] < 0.05 < shift[0]
 
 
-def test_the_path_leads_from_the_input_to_the_result(network: VGG) -> None:
-    config = configure("dmt", output=OutputConfig("out", save_path=4))
+def test_the_path_leads_from_the_input_to_the_result(network: FeatureNetwork) -> None:
+    config = configure("dmt", path=4)
     ((half, full),) = edits(make(network, config), INPUTS[:1])
     assert len(full.frames) == 5  # the input, and a quarter, a half, three quarters, all of the way
     np.testing.assert_array_equal(full.frames[0], INPUTS[0])
@@ -315,7 +302,7 @@ def test_the_path_leads_from_the_input_to_the_result(network: VGG) -> None:
     assert gone[1] > 0
 
 
-def test_each_strength_starts_at_the_result_of_the_one_before(network: VGG) -> None:
+def test_each_strength_starts_at_the_result_of_the_one_before(network: FeatureNetwork) -> None:
     sweep = make(
         network,
         configure(
@@ -334,7 +321,7 @@ def test_each_strength_starts_at_the_result_of_the_one_before(network: VGG) -> N
     assert warm.iterations == cold.iterations == 4
 
 
-def test_noise_to_start_from_is_the_same_for_every_picture(network: VGG) -> None:
+def test_noise_to_start_from_is_the_same_for_every_picture(network: FeatureNetwork) -> None:
     pixels = TransformInversionConfig(iterations=0, start="noise")
     found = edits(make(network, configure(TransformTraversalConfig(strength=(1.0,)), inversion=pixels)), INPUTS)
     noise = [rgb.astype(float) + np.moveaxis(edit.planes, 0, -1) for (edit,), rgb in zip(found, INPUTS, strict=True)]
@@ -342,8 +329,10 @@ def test_noise_to_start_from_is_the_same_for_every_picture(network: VGG) -> None
     assert noise[0].std() == pytest.approx(8 / 3**0.5, rel=0.02)
 
 
-def test_held_layers_hold(network: VGG, vgg16_arrays: dict[str, np.ndarray]) -> None:
-    with_held = VGG(vgg16_arrays, "vgg16", network.taps, precision="fp32", device=torch.device("cpu"), also=HELD_TAPS)
+def test_held_layers_hold(network: FeatureNetwork, vgg16_arrays: dict[str, np.ndarray]) -> None:
+    with_held = FeatureNetwork(
+        vgg16_arrays, "vgg16", network.taps, precision="fp32", device=torch.device("cpu"), also=HELD_TAPS
+    )
     change = []
     for weight in (0.0, 0.5):
         config = configure("dmt", inversion=TransformInversionConfig(iterations=8, tv_weight=0, held_weight=weight))
@@ -352,7 +341,7 @@ def test_held_layers_hold(network: VGG, vgg16_arrays: dict[str, np.ndarray]) -> 
     assert change[1] < 0.8 * change[0]
 
 
-def test_total_variation_on_the_image_flattens_the_photo_and_on_the_edit_does_not(network: VGG) -> None:
+def test_total_variation_on_the_image_flattens_the_photo_and_on_the_edit_does_not(network: FeatureNetwork) -> None:
     flat = {}
     for on in ("edit", "image"):
         pixels = TransformInversionConfig(iterations=15, tv_weight=1000, tv_on=on)  # type: ignore[arg-type]
@@ -364,12 +353,12 @@ def test_total_variation_on_the_image_flattens_the_photo_and_on_the_edit_does_no
     assert flat["image"] < 0.8 * original
 
 
-def test_both_classes_must_have_somebody(network: VGG) -> None:
+def test_both_classes_must_have_somebody(network: FeatureNetwork) -> None:
     with pytest.raises(ValueError, match="9 sources and 0 targets"):
         build_manifold(network, [labelled(SOURCES), [], []], 9, configure("dmt"))
 
 
-def test_lpips_to_the_input_is_measured_where_its_arrays_are_given(network: VGG) -> None:
+def test_lpips_to_the_input_is_measured_where_its_arrays_are_given(network: FeatureNetwork) -> None:
     generator = np.random.default_rng(0)
     arrays = {name: generator.random(shape, np.float32) * 0.05 for name, shape in lpips_shapes("vgg16").items()}
     config = configure("dfi")
@@ -380,11 +369,11 @@ def test_lpips_to_the_input_is_measured_where_its_arrays_are_given(network: VGG)
         before = torch.from_numpy(transformer.working(picture))[None] / 255
         for edit in found:
             after = before + torch.from_numpy(edit.planes)[None] / 255
-            assert edit.likeness.lpips == pytest.approx(float(measure(after, before)), rel=1e-3)
-            assert edit.likeness.lpips > 0
+            assert edit.similarity.lpips == pytest.approx(float(measure(after, before)), rel=1e-3)
+            assert edit.similarity.lpips > 0
 
 
-def test_pixel_share_begins_at_the_exemplars_own_difference(network: VGG) -> None:
+def test_pixel_share_begins_at_the_exemplars_own_difference(network: FeatureNetwork) -> None:
     still = TransformInversionConfig(iterations=0, tv_weight=1, pixel_share=0.5)
     transformer = make(network, configure("dmt", inversion=still))
     mask = np.zeros((SIZE, SIZE), np.float32)
@@ -401,13 +390,13 @@ def test_pixel_share_begins_at_the_exemplars_own_difference(network: VGG) -> Non
             assert bar_brightness(whole.planes) > 10
 
 
-def test_cells_have_no_pixel_shift(network: VGG) -> None:
+def test_cells_have_no_pixel_shift(network: FeatureNetwork) -> None:
     still = TransformInversionConfig(iterations=0, tv_weight=1, pixel_share=0.5)
     for one in edits(make(network, configure("local", inversion=still)), INPUTS):
         assert not one[-1].planes.any()
 
 
-def test_a_wide_kernel_keeps_the_image_and_a_narrow_one_gives_it_up(network: VGG) -> None:
+def test_a_wide_kernel_keeps_the_image_and_a_narrow_one_gives_it_up(network: FeatureNetwork) -> None:
     own = {}
     for kernel in (0.5, 0.98):
         transformer = make(network, configure(TransformTraversalConfig(strength=(1.0,), mean_kernel=kernel)))
@@ -421,7 +410,7 @@ def test_a_wide_kernel_keeps_the_image_and_a_narrow_one_gives_it_up(network: VGG
     assert own[0.5] < 3 * own[0.98] < 0
 
 
-def test_shrinking_moves_what_the_classes_surely_differ_in_and_leaves_the_rest(network: VGG) -> None:
+def test_shrinking_moves_what_the_classes_surely_differ_in_and_leaves_the_rest(network: FeatureNetwork) -> None:
     transformers = [
         make(network, configure(TransformTraversalConfig(strength=(1.0,), shrink=c))) for c in (0.0, 1.5, 1e9)
     ]
@@ -433,7 +422,7 @@ def test_shrinking_moves_what_the_classes_surely_differ_in_and_leaves_the_rest(n
         (moved,) = transformer._targets(maps, transformer.traverse(images, [ImageIdentity()] * 3))
         moves.append(transformer.manifold.standardise(moved) - z)
     all_of_it, sure, none = moves
-    kept = transformers[1].belief
+    kept = transformers[1].shrinkage
     assert kept is not None
     torch.testing.assert_close(sure, kept * all_of_it, rtol=1e-3, atol=1e-4)
     rows = kept[: 128 * 32 * 32].view(128, 32, 32).mean((0, 2))
@@ -442,8 +431,10 @@ def test_shrinking_moves_what_the_classes_surely_differ_in_and_leaves_the_rest(n
 
 
 @pytest.mark.parametrize(("kind", "strength"), [("global", 6.0), ("local", 3.0)])
-def test_the_default_strength_is_that_of_the_kind_of_traversal(network: VGG, kind: str, strength: float) -> None:
-    transformer = make(network, configure(TransformTraversalConfig(traversal=kind, cell_neighbors=4)))  # type: ignore[arg-type]
+def test_the_default_strength_is_that_of_the_kind_of_traversal(
+    network: FeatureNetwork, kind: str, strength: float
+) -> None:
+    transformer = make(network, configure(TransformTraversalConfig(traversal=kind, patch_neighbors=4)))  # type: ignore[arg-type]
     (found,) = edits(transformer, INPUTS[:1])
     assert [edit.figures.strength for edit in found] == [strength]
-    assert transformer.config.strengths == (strength,)
+    assert transformer.settings.traversal.steps == (strength,)

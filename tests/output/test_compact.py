@@ -1,5 +1,6 @@
 """Shards merged into large files: the same rows, again and again, and nothing else touched."""
 
+import json
 import os
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from dmt_ray import cli
 from dmt_ray.errors import SettingsError
 from dmt_ray.output import compact as module
-from dmt_ray.output.commit import commit_shard, rows_table, shard_uri
+from dmt_ray.output.commit import commit_shard, shard_uri
 from dmt_ray.output.compact import compact, verify_compaction
+from dmt_ray.output.schema import SCHEMA_VERSION, rows_table
 from dmt_ray.pipeline.prepare import prepare_run, write_run
 from dmt_ray.storage.images import encode_image
 
@@ -49,9 +51,7 @@ def out(configure, photos, tmp_path):
     for shard in run.shards:
         table = rows_table(rows(shard.items, shard.number))
         years = [int(item.id[1:]) for item in shard.items]
-        commit_shard(
-            str(tmp_path / "out"), shard.number, [table.append_column("year", pa.array(years))], run.fingerprint
-        )
+        commit_shard(shard, table.append_column("year", pa.array(years)), run.expected)
     return str(tmp_path / "out")
 
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_compacted(out, tmp_path, configure, photos):
     other = prepare_run(configure(output=str(tmp_path / "other"), iterations=3))
     write_run(other)
     for shard in other.shards:
-        commit_shard(str(tmp_path / "other"), shard.number, [rows_table(rows(shard.items, 0))], other.fingerprint)
+        commit_shard(shard, rows_table(rows(shard.items, 0)), other.expected)
     with pytest.raises(SettingsError, match="of another run"):
         compact(str(tmp_path / "other"), dest, 50_000)
 
@@ -154,3 +154,49 @@ def test_memory_stays_that_of_one_shard(out, tmp_path, monkeypatch):
     compact(out, str(tmp_path / "dest"), 10**9)
     assert max(largest) == EACH
     assert len(largest) == SHARDS
+
+
+def test_the_parts_say_their_version_and_errors(out, tmp_path):
+    dest = tmp_path / "dest"
+    compact(out, str(dest), 50_000)
+    keys = pq.ParquetFile(dest / "part-000000.parquet").metadata.metadata
+    assert keys[b"dmt_ray.schema_version"] == str(SCHEMA_VERSION).encode()
+    assert keys[b"dmt_ray.errors"] == b"0"
+
+
+def test_strangers_in_a_compaction_are_named(out, tmp_path, capsys):
+    dest = tmp_path / "dest"
+    compact(out, str(dest), 50_000)
+    for name in ("part-000000 (1).parquet", "part-000007.parquet", "notes.txt", ".hidden"):
+        (dest / name).write_bytes((dest / "part-000000.parquet").read_bytes())
+    report = verify_compaction(str(dest))
+    assert report.strangers == ["notes.txt", "part-000000 (1).parquet", "part-000007.parquet"]
+    assert cli.main(["verify", str(dest)]) == 3
+    assert "part-000000 (1).parquet" in capsys.readouterr().out
+    assert cli.main(["compact", out, str(dest)]) == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[" * 200_000,
+        b"\xff",
+        b"[]",
+        {"parts": 3},
+        {"parts": [7]},
+        {"parts": [{"name": "../out/run.json", "rows": 1, "stamp": "s"}]},
+        {"parts": [{"name": "part-000000.parquet", "rows": "1", "stamp": "s"}]},
+        {"fingerprint": []},
+    ],
+)
+def test_a_damaged_record_is_one_sentence(out, tmp_path, capsys, content):
+    dest = tmp_path / "dest"
+    compact(out, str(dest), 50_000)
+    record = dest / "compaction.json"
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(record.read_bytes()) | content).encode()
+    record.write_bytes(content)
+    for command in (["verify", str(dest)], ["compact", out, str(dest)]):
+        assert cli.main(command) == 2
+        assert "compaction.json" in capsys.readouterr().err

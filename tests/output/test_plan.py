@@ -12,7 +12,7 @@ import pytest
 from dmt_ray.errors import SettingsError
 from dmt_ray.output import plan as plan_file
 from dmt_ray.output.plan import PLAN_FILE, Shard, load_plan, make_plan, plan_bytes
-from dmt_ray.storage import files
+from dmt_ray.storage import files, scratch
 from dmt_ray.storage.files import join
 from dmt_ray.storage.inputs.listing import Listing, listing_batch
 from dmt_ray.storage.inputs.registry import InputItem
@@ -71,7 +71,7 @@ def test_a_written_plan_is_the_same_plan(place, tmp_path, request):
 
 
 def test_the_temporary_file_goes_with_the_plan(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan_file.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(scratch.tempfile, "tempdir", str(tmp_path))
     plan = make_plan(listing(10), 3, pa.schema([]))
     part = plan.only([1])
     assert list(tmp_path.iterdir())

@@ -1,6 +1,11 @@
 """What verify finds in an output that was damaged in one way at a time, and that a resume would put it right."""
 
+import hashlib
 import io
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from dmt_ray import cli
-from dmt_ray.output.commit import commit_shard, rows_table, shard_uri
-from dmt_ray.output.verify import discard_unsound, verify_output
+from dmt_ray import output as output_package
+from dmt_ray.errors import SettingsError
+from dmt_ray.output.commit import commit_shard, shard_uri, write_shard
+from dmt_ray.output.compact import compact
+from dmt_ray.output.discard import discard_unsound
+from dmt_ray.output.rows import consistent
+from dmt_ray.output.schema import ROW_SCHEMAS, SCHEMA_VERSION, rows_table
+from dmt_ray.output.verify import verify_output
 from dmt_ray.pipeline.prepare import prepare_run, write_run
+from dmt_ray.pipeline.run import run_job
 from dmt_ray.storage.images import encode_image
 
 STRENGTHS = (1.0, 2.0)
@@ -47,7 +59,7 @@ def out(configure, tmp_path):
             for item in shard.items
             for step in range(2)
         ]
-        commit_shard(str(tmp_path / "out"), shard.number, [rows_table(rows)], run.fingerprint)
+        commit_shard(shard, rows_table(rows), run.expected)
     return str(tmp_path / "out")
 
 
@@ -81,7 +93,7 @@ def emptied(path: Path):
 
 def of_other_settings(path: Path):
     rows = pq.read_table(path)
-    commit_shard(str(path.parent.parent), 1, [rows], "0" * 64)
+    write_shard(str(path.parent.parent), 1, rows, "0" * 64)
 
 
 def of_other_columns(path: Path):
@@ -134,7 +146,7 @@ def test_a_flipped_bit_is_found_by_the_deep_check_and_discarded(out, configure, 
     assert list(report.damaged) == [0]
     assert "checksum" in report.damaged[0].lower() or "crc" in report.damaged[0].lower()
     assert cli.main(["verify", out, "--deep", "--discard"]) == 3
-    assert "1 files were deleted" in capsys.readouterr().out
+    assert "1 files were moved aside" in capsys.readouterr().out
     assert todo(configure) == [0]
 
 
@@ -143,7 +155,7 @@ def test_an_image_that_was_spoiled_before_it_was_written(out, fingerprint):
     images = [b"no picture" if index == 3 else value for index, value in enumerate(table["image"].to_pylist())]
     place = table.schema.get_field_index("image")
     spoiled = table.set_column(place, table.schema.field(place), pa.array(images, pa.large_binary()))
-    commit_shard(out, 0, [spoiled], fingerprint)
+    write_shard(out, 0, spoiled, fingerprint)
     assert verify_output(out).complete
     report = verify_output(out, deep=True)
     assert report.damaged_images == ["photo-0.jpg"]
@@ -157,27 +169,27 @@ def test_an_image_that_cannot_be_decoded_though_its_checksum_is_right(out, finge
         row("photo-0.jpg"),
         row("photo-0.jpg", 1) | {"image": b"no picture"},
     ]
-    commit_shard(out, 0, [rows_table(rows)], fingerprint)
+    write_shard(out, 0, rows_table(rows), fingerprint)
     assert verify_output(out, deep=True).damaged_images == ["photo-0.jpg"]
 
 
 def test_a_row_twice_in_place_of_its_other_step(out, fingerprint):
     rows = [row("empty.jpg"), row("empty.jpg", 1), row("photo-0.jpg"), row("photo-0.jpg")]
-    commit_shard(out, 0, [rows_table(rows)], fingerprint)
+    write_shard(out, 0, rows_table(rows), fingerprint)
     report = verify_output(out)
     assert (report.missing, report.duplicated) == (["photo-0.jpg"], ["photo-0.jpg"])
     assert not report.complete
 
 
 def test_a_shard_that_is_not_in_the_plan(out, fingerprint, configure):
-    commit_shard(out, 7, [rows_table([row("photo-0.jpg"), row("stranger.jpg")])], fingerprint)
+    write_shard(out, 7, rows_table([row("photo-0.jpg"), row("stranger.jpg")]), fingerprint)
     report = verify_output(out)
-    assert report.strangers == [7]
+    assert report.strangers == ["shard-000007.parquet"]
     assert (report.duplicated, report.unplanned) == (["photo-0.jpg"], ["stranger.jpg"])
     assert not report.complete
     Path(shard_uri(out, 1)).unlink()
     rows = [row(id_, step) for id_ in ("photo-1.jpg", "photo-2.jpg") for step in range(2)]
-    commit_shard(out, 7, [rows_table(rows)], fingerprint)
+    write_shard(out, 7, rows_table(rows), fingerprint)
     report = verify_output(out)
     assert report.misplaced == ["photo-1.jpg", "photo-2.jpg"]
     assert not report.missing
@@ -193,3 +205,177 @@ def test_pages_are_covered_by_crcs(out):
     data[column.data_page_offset + column.total_compressed_size - 2] ^= 0xFF
     Path(shard_uri(out, 0)).write_bytes(data)
     assert list(verify_output(out).damaged) == [0]  # the quick check reads this column
+
+
+def test_commit_refuses_what_verify_would_refuse(configure, tmp_path):
+    run = prepare_run(configure(strength=STRENGTHS))
+    write_run(run)
+    shard = run.shards[0]
+    good = [row(item.id, step) for item in shard.items for step in range(2)]
+    spoiled = {
+        "lacks 1 rows": good[:3],
+        "has 1 rows beyond": [*good, good[0]],
+        "not in the plan's order": good[2:] + good[:2],
+        "neither ok nor error": [good[0] | {"status": "fine"}, *good[1:]],
+        "psnr_to_input is not a finite number": [good[0] | {"psnr_to_input": float("nan")}, *good[1:]],
+        "strength is not a finite number": [good[0] | {"strength": float("inf")}, *good[1:]],
+        "ok without displacement_norm": [good[0] | {"displacement_norm": None}, *good[1:]],
+        "ok without image": [good[0] | {"image": None}, *good[1:]],
+        "ok without width": [good[0] | {"width": None}, *good[1:]],
+        "ok and has error": [good[0] | {"error": "no"}, *good[1:]],
+        "some of its steps are ok": [error_row(good[0]["id"]), *good[1:]],
+        "error row without error": [*good[:2], *(error_row(good[2]["id"], s) | {"error": None} for s in (0, 1))],
+        "error row with width": [*good[:2], *(error_row(good[2]["id"], s) | {"width": 3} for s in (0, 1))],
+    }
+    for reason, rows in spoiled.items():
+        with pytest.raises(ValueError, match=reason):
+            commit_shard(shard, rows_table(rows), run.expected)
+        write_shard(run.expected.output, 0, rows_table(rows), run.fingerprint)
+        report = verify_output(run.expected.output)
+        assert 0 in report.damaged or set(report.missing + report.duplicated) & {item.id for item in shard.items}
+        made = consistent(rows_table(rows), shard.items, run.expected)
+        commit_shard(shard, made, run.expected)
+        assert 0 not in verify_output(run.expected.output, deep=True).damaged
+    made = consistent(rows_table(spoiled["psnr_to_input is not a finite number"]), shard.items, run.expected)
+    assert made["error_type"].to_pylist() == ["not-finite", "not-finite", None, None]
+    assert made["image"].null_count == 2
+    assert "psnr_to_input" in made["error"][0].as_py()
+    sound = rows_table(good)
+    assert (
+        consistent(sound, shard.items, run.expected)
+        .drop_columns("image_sha256")
+        .equals(sound.drop_columns("image_sha256"))
+    )
+
+
+def test_the_footer_says_version_and_errors(out):
+    keys = pq.ParquetFile(shard_uri(out, 2)).metadata.metadata
+    assert keys[b"dmt_ray.schema_version"] == str(SCHEMA_VERSION).encode()
+    assert keys[b"dmt_ray.errors"] == b"2"
+
+
+def add_strangers(out):
+    """Put copies and other files beside the shards; return their names."""
+    shards = Path(out, "shards")
+    names = ["part-00000.parquet", "shard-000001 (1).parquet", "shard-0000002.parquet", "shard-000001.parquet.bak"]
+    for name in names:
+        shutil.copy(shard_uri(out, 1), shards / name)
+    (shards / "notes").mkdir()
+    (shards / "shard-99999999999999999999.parquet").write_bytes(b"?")
+    (shards / ".hidden").write_bytes(b"?")
+    return sorted([*names, "notes", "shard-99999999999999999999.parquet"])
+
+
+def test_strangers_are_named_and_moved_aside(out, configure, capsys, caplog):
+    names = add_strangers(out)
+    rows = len(pq.read_table(shard_uri(out, 1)))
+    report = verify_output(out)
+    assert report.strangers == names
+    assert not report.complete
+    assert not report.damaged
+    assert report.duplicated == ["photo-1.jpg", "photo-2.jpg"]
+    assert report.rows == 12 + 4 * rows
+    assert cli.main(["verify", out]) == 3
+    assert "6 names in shards/ are of no planned shard: notes, part-00000.parquet" in capsys.readouterr().out
+    assert todo(configure) == []
+    assert "part-00000.parquet" in caplog.text
+    said = []
+    assert run_job(configure(strength=STRENGTHS, max_error_rate=1.0), said.append) == 3
+    assert any("part-00000.parquet" in line for line in said)
+    assert cli.main(["verify", out, "--discard"]) == 3
+    assert "5 files were moved aside" in capsys.readouterr().out
+    assert sorted(path.name for path in Path(out, "discarded").iterdir()) == [n for n in names if n != "notes"]
+    Path(out, "shards", "notes").rmdir()
+    assert verify_output(out, deep=True).complete
+
+
+def test_discarded_files_are_kept_under_free_names(out):
+    for content in (b"one", b"two"):
+        Path(shard_uri(out, 1)).write_bytes(content)
+        moved = discard_unsound(out, verify_output(out))
+        assert Path(moved[0]).read_bytes() == content
+    assert sorted(path.name for path in Path(out, "discarded").iterdir()) == [
+        "shard-000001.parquet",
+        "shard-000001.parquet.1",
+    ]
+    assert verify_output(out).strangers == []
+
+
+def test_the_run_record_of_another_run_discards_nothing(out, capsys):
+    before = {path.name for path in Path(out, "shards").iterdir()}
+    record = json.loads(Path(out, "run.json").read_text())
+    for change in ({"fingerprint": "0" * 64}, {"steps": 1, "fingerprint": "0" * 64}, {"schema_version": 2}):
+        Path(out, "run.json").write_text(json.dumps(record | change))
+        assert cli.main(["verify", out, "--discard"]) == 2
+        assert "Nothing was moved" in capsys.readouterr().err
+    assert {path.name for path in Path(out, "shards").iterdir()} == before
+    assert not Path(out, "discarded").exists()
+    Path(out, "run.json").write_text(json.dumps(record))
+    assert verify_output(out, deep=True).complete
+
+
+def make_older(out, version, *, statistics=True):
+    """Rewrite all files as the given earlier version of this program wrote them."""
+    record = json.loads(Path(out, "run.json").read_text())
+    del record["schema_version"]
+    Path(out, "run.json").write_text(json.dumps(record))
+    for path in Path(out, "shards").iterdir():
+        stamp = pq.ParquetFile(path).metadata.metadata[b"dmt_ray.stamp"].decode()
+        rows = pq.read_table(path).select(ROW_SCHEMAS[version].names).replace_schema_metadata(None)
+        sink = io.BytesIO()
+        with pq.ParquetWriter(sink, rows.schema, write_page_checksum=True, write_statistics=statistics) as writer:
+            writer.write_table(rows)
+            body = hashlib.sha256(sink.getbuffer()).hexdigest()
+            writer.add_key_value_metadata({"dmt_ray.stamp": stamp, "dmt_ray.body_sha256": body})
+        path.write_bytes(sink.getvalue())
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_output_is_verified_by_its_own_version(out, configure, tmp_path, capsys, version, statistics):
+    assert len(ROW_SCHEMAS[version]) == 29 + version
+    make_older(out, version, statistics=statistics)
+    report = verify_output(out, deep=True)
+    assert report.complete
+    assert (report.schema_version, report.errors) == (version, 2)
+    assert cli.main(["verify", out, "--discard"]) == 0
+    said = capsys.readouterr().out
+    assert said.count(f"Its schema version is {version}") == 1
+    assert "0 files were moved aside" in said
+    for options in ({}, {"retry_failed": True}, {"extend": True}):
+        with pytest.raises(SettingsError, match=f"schema version {version}, and this program writes version 3"):
+            prepare_run(configure(strength=STRENGTHS, **options))
+    dest = str(tmp_path / "dest")
+    assert compact(out, dest, 10**9).complete
+    part = pq.ParquetFile(Path(dest, "part-000000.parquet"))
+    assert part.schema_arrow.names == ROW_SCHEMAS[version].names
+    assert part.metadata.metadata[b"dmt_ray.schema_version"] == str(version).encode()
+    assert part.metadata.metadata[b"dmt_ray.errors"] == b"2"
+    assert cli.main(["verify", dest, "--deep"]) == 0
+
+
+def test_a_later_version_is_refused_and_nothing_is_called_damaged(out, configure, capsys):
+    record = json.loads(Path(out, "run.json").read_text())
+    Path(out, "run.json").write_text(json.dumps(record | {"schema_version": 4}))
+    assert cli.main(["verify", out, "--discard"]) == 2
+    assert "schema version 4, and this program knows versions up to 3" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="schema version 4"):
+        prepare_run(configure(strength=STRENGTHS))
+    Path(out, "run.json").write_text(json.dumps(record | {"schema_version": "x"}))
+    assert cli.main(["verify", out]) == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_checking_needs_neither_torch_nor_ray_and_little_memory(out):
+    modules = [path.stem for path in Path(output_package.__file__).parent.glob("*.py") if path.stem != "__init__"]
+    assert len(modules) >= 10
+    code = "import importlib, sys\n" + "".join(f"importlib.import_module('dmt_ray.output.{m}')\n" for m in modules)
+    subprocess.run([sys.executable, "-c", code + "assert not {'torch', 'ray'} & set(sys.modules)"], check=True)
+    code = (
+        "import re, sys; from dmt_ray import cli; code = cli.main(sys.argv[1:]);"
+        "assert not {'torch', 'ray'} & set(sys.modules);"
+        "print('peak', re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "verify", out], capture_output=True, text=True, check=True)
+    assert int(done.stdout.split("peak")[1]) < 200 * 1024

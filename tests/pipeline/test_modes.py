@@ -9,18 +9,21 @@ import pytest
 
 from dmt_ray.config import RunConfig
 from dmt_ray.errors import SettingsError
-from dmt_ray.output.commit import commit_shard, rows_table, shard_uri
+from dmt_ray.output.commit import commit_shard, shard_uri
 from dmt_ray.output.input_columns import InputColumns
 from dmt_ray.output.retry_failed import failed_items, with_kept_rows
+from dmt_ray.output.schema import rows_table
 from dmt_ray.output.verify import verify_output
+from dmt_ray.pipeline.actors import Shared, finish_shard
 from dmt_ray.pipeline.prepare import load_plan, prepare_run, write_run
 
 
 def rows_of(item, steps=1, *, failed=False, mark=b"image"):
     fate = (
-        {"status": "error", "error_type": "e"}
+        {"status": "error", "error_type": "e", "error": "x"}
         if failed
         else {"status": "ok", "displacement_norm": 1.0, "image": mark + item.id.encode()}
+        | {"image_format": "png", "width": 1, "height": 1}
     )
     return [{"id": item.id, "uri": item.uri, "step": step} | fate for step in range(steps)]
 
@@ -38,7 +41,7 @@ def written(configure, folder, tmp_path):
     write_run(run)
     for shard in run.shards:
         rows = [row for item in shard.items for row in rows_of(item, 2, failed=item.id[0] in "et")]
-        commit_shard(str(tmp_path / "out"), shard.number, [rows_table(rows)], run.fingerprint)
+        commit_shard(shard, rows_table(rows), run.expected)
     return run
 
 
@@ -98,12 +101,12 @@ def test_retry_does_just_the_images_that_failed(written, configure, folder, tmp_
     assert run.retry == {0: 2, 2: 2}
     assert run.rows_todo == 4
     first = run.shards[0]
-    failed = failed_items(out, first)
+    failed = failed_items(first, run.expected)
     assert [item.id for item in failed] == ["empty.jpg"]
     before = pq.read_table(shard_uri(out, 0))
     redone = rows_table([row for item in failed for row in rows_of(item, 2, mark=b"better")])
-    whole = with_kept_rows(out, first, InputColumns(run.shards.input_columns).add(redone, failed))
-    commit_shard(out, 0, [whole], run.fingerprint)
+    whole = with_kept_rows(first, InputColumns(run.shards.input_columns).add(redone, failed), run.expected)
+    commit_shard(first, whole, run.expected)
     after = pq.read_table(shard_uri(out, 0))
     assert after["image"].to_pylist()[:2] == [b"betterempty.jpg"] * 2
     assert after["step"].to_pylist() == [0, 1, 0, 1]
@@ -118,9 +121,41 @@ def test_retry_does_a_shard_that_is_damaged_by_then_as_a_whole(written, tmp_path
     out, shard = str(tmp_path / "out"), written.shards[0]
     with open(shard_uri(out, 0), "r+b") as file:  # noqa: PTH123
         file.truncate(300)
-    assert failed_items(out, shard) == shard.items
+    assert failed_items(shard, written.expected) == shard.items
     redone = rows_table([row for item in shard.items for row in rows_of(item, 2)])
-    assert with_kept_rows(out, shard, redone) is redone
+    assert with_kept_rows(shard, redone, written.expected) is redone
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_retry_never_ends_over_rows_that_cannot_be_kept(written, tmp_path, when):
+    """A flipped bit in a kept image, before the retry or while it works: all of the shard's images are done again."""
+    shard, expected, path = written.shards[0], written.expected, tmp_path / "out" / "shards" / "shard-000000.parquet"
+
+    def flip():
+        data = bytearray(path.read_bytes())
+        data[data.index(b"imagephoto-0.jpg")] ^= 1
+        path.write_bytes(data)
+
+    if when == "before":
+        flip()
+        assert failed_items(shard, expected) == shard.items
+        return
+    failed = failed_items(shard, expected)
+    assert [item.id for item in failed] == ["empty.jpg"]
+    flip()
+    asked = []
+
+    def edit(items):
+        asked.extend(item.id for item in items)
+        return rows_table([row for item in items for row in rows_of(item, 2, mark=b"again")])
+
+    shared = Shared(None, None, None, written.config, "w", written.fingerprint, frozenset({0}), None)
+    table = rows_table([row for item in failed for row in rows_of(item, 2, mark=b"better")])
+    summary = finish_shard(shared, InputColumns(pa.schema([])), expected, shard, table, edit)
+    assert (summary.rows, asked) == (2, ["photo-0.jpg"])
+    images = pq.read_table(path)["image"].to_pylist()
+    assert images == [b"betterempty.jpg"] * 2 + [b"againphoto-0.jpg"] * 2
+    assert 0 not in verify_output(str(tmp_path / "out")).damaged
 
 
 @pytest.mark.parametrize("mode", ["overwrite", "error"])

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dmt_ray.output.commit import ROW_SCHEMA
+from dmt_ray.output.schema import ROW_SCHEMA
 from dmt_ray.pipeline.run import run_job
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -86,17 +86,18 @@ def test_from_object_store_to_object_store(configure, photos, bucket):
 
 GPU_SCRIPT = """
 import json, sys
+from dataclasses import asdict
 import ray
-from dmt_ray.cli import ColorizeCommand, parse_job
+from dmt_ray.cli import parse_options
 from dmt_ray.pipeline.prepare import prepare_run, write_run
 from dmt_ray.pipeline.stream import share_exemplars, stream_shards
 
 ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
-run = prepare_run(parse_job(ColorizeCommand, sys.argv[1:]))
+run = prepare_run(parse_options("colorize", sys.argv[1:]))
 shared, pools, _ = share_exemplars(run)
 write_run(run)
 print(json.dumps([[pools.reconstruction.actors, pools.traversal.actors],
-                  list(stream_shards(run.todo, shared, pools))]))
+                  [asdict(summary) for summary in stream_shards(run.todo, shared, pools)]]))
 """
 
 

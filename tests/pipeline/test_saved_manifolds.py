@@ -45,7 +45,7 @@ def rows(out: Path) -> pd.DataFrame:
 
 
 def prepared(arguments: list[str]):
-    return prepare_run(cli.parse_job(cli.TransformCommand, arguments[1:]))
+    return prepare_run(cli.parse_options("transform", arguments[1:]))
 
 
 def test_a_manifold_used_again_gives_what_its_exemplars_give(local_ray, photos, exemplars, manifold, tmp_path):

@@ -6,8 +6,10 @@ import torch
 
 from dmt_ray.jobs.exemplars import learn_exemplars
 from dmt_ray.output.commit import ROW_SCHEMA
+from dmt_ray.pipeline.bisecting import run_bisecting
 from dmt_ray.pipeline.prepare import prepare_run
-from dmt_ray.pipeline.shard_processor import TRAVERSED_SCHEMA, ShardProcessor, run_bisecting
+from dmt_ray.pipeline.shard_processor import ShardProcessor
+from dmt_ray.pipeline.traversed import TRAVERSED_SCHEMA
 from dmt_ray.storage.images import decode_image
 
 

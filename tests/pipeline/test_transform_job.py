@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dmt_ray.cli import TransformCommand, parse_job
+from dmt_ray.cli import parse_options
 from dmt_ray.errors import SettingsError
 from dmt_ray.output.verify import verify_output
 from dmt_ray.pipeline.run import run_job
@@ -68,7 +68,7 @@ def command(faces: Path, out: Path, *options: object) -> list[str]:
 
 
 def run(faces: Path, out: Path, *options: object) -> tuple[int, pd.DataFrame]:
-    code = run_job(parse_job(TransformCommand, command(faces, out, *options)))
+    code = run_job(parse_options("transform", command(faces, out, *options)))
     return code, pd.read_parquet(out / "shards").set_index(["id", "step"])
 
 
@@ -109,7 +109,7 @@ def test_other_ways_to_move_and_to_choose(faces, tmp_path):
     code, straight = run(faces, tmp_path / "dfi", "--method", "dfi", "--beta", "16,32", "--normalise")
     assert code == 0
     assert (straight.strength["a"].diff().dropna() > 0).all()
-    code, local = run(faces, tmp_path / "local", "--traversal", "local", "--cell-neighbors", 4, "--strength", 1)
+    code, local = run(faces, tmp_path / "local", "--traversal", "local", "--patch-neighbors", 4, "--strength", 1)
     assert code == 0
     code, near = run(faces, tmp_path / "near", "--neighbors", 2, "--basis", faces / "pictures")
     assert code == 0
@@ -128,7 +128,7 @@ def test_a_folder_of_masks(faces, tmp_path):
     words[1] = str(faces / "pictures")
     words = [word for word in words if word not in ("--image-column", "image")]
     words[words.index("--max-error-rate") + 1] = "1"
-    assert run_job(parse_job(TransformCommand, words)) == 0
+    assert run_job(parse_options("transform", words)) == 0
     frame = pd.read_parquet(tmp_path / "out" / "shards").set_index("id")
     np.testing.assert_array_equal(pixels(frame.image["0.png"]), pixels((faces / "pictures" / "0.png").read_bytes()))
     assert frame.error_type["1.png"] == "bad-mask"

@@ -23,12 +23,12 @@ import sys
 from pathlib import Path
 from dmt_ray.errors import ImageError
 from dmt_ray.storage.images import decode_image
-from dmt_ray.storage.inputs.registry import ItemReader
+from dmt_ray.storage.inputs.reader import InputReader
 
-reader = ItemReader(max_bytes=1_000_000)
+reader = InputReader(max_bytes=1_000_000)
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:
-        rgb = decode_image(reader.read(str(path)), max_pixels=1_000_000)
+        rgb = decode_image(reader.read_file(str(path)), max_pixels=1_000_000)
         assert rgb.ndim == 3 and rgb.shape[2] == 3 and rgb.dtype == "uint8" and rgb.size
         print(path.name, "picture", flush=True)
     except ImageError as error:

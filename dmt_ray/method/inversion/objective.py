@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dmt_ray.method import lbfgs
 from dmt_ray.method.color import CHROMA_BOUND, to_rgb
 from dmt_ray.method.inversion.preconditioner import SpectralPreconditioner
-from dmt_ray.method.networks.vgg import VGG
+from dmt_ray.method.networks.feature_network import FeatureNetwork
 
 #: Weight of the feature term, which makes tv weights of 10 to 30 useful with pixels in 8-bit units.
 FEATURE_SCALE = 100.0
@@ -95,7 +95,7 @@ class PictureObjective:
 
     def __init__(
         self,
-        network: VGG,
+        network: FeatureNetwork,
         targets: Sequence[Tensor],
         anchor: Tensor,
         *,
@@ -221,7 +221,7 @@ def invert(
 
 
 def invert_chroma(
-    network: VGG,
+    network: FeatureNetwork,
     luma: Tensor,
     targets: Sequence[Tensor],
     start: Tensor,

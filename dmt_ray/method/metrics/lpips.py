@@ -9,25 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from dmt_ray.method.networks.alexnet import ALEXNET_LAYERS
-from dmt_ray.method.networks.conv_stack import Convolution, ConvStack, conv_stack_shapes
+from dmt_ray.method.networks.conv_stack import ConvStack
+from dmt_ray.method.networks.layers import Convolution, convolution_shapes
+from dmt_ray.method.networks.vgg import vgg_layers
 
-#: VGG-16 to conv5_3, with the last ReLU of each block tapped.
-VGG16_LAYERS = (
-    Convolution(0, 3, 64, tapped=False),
-    Convolution(2, 64, 64),
-    Convolution(5, 64, 128, pool=2, tapped=False),
-    Convolution(7, 128, 128),
-    Convolution(10, 128, 256, pool=2, tapped=False),
-    Convolution(12, 256, 256, tapped=False),
-    Convolution(14, 256, 256),
-    Convolution(17, 256, 512, pool=2, tapped=False),
-    Convolution(19, 512, 512, tapped=False),
-    Convolution(21, 512, 512),
-    Convolution(24, 512, 512, pool=2, tapped=False),
-    Convolution(26, 512, 512, tapped=False),
-    Convolution(28, 512, 512),
-)
-LPIPS_LAYERS: dict[str, tuple[Convolution, ...]] = {"vgg16": VGG16_LAYERS, "alexnet": ALEXNET_LAYERS}
+#: Convolutions of each network, and the names of those whose maps are compared: the last of each block.
+LPIPS_LAYERS: dict[str, tuple[Convolution, ...]] = {"vgg16": vgg_layers((2, 2, 3, 3, 3)), "alexnet": ALEXNET_LAYERS}
+LPIPS_TAPS = {
+    "vgg16": ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3"),
+    "alexnet": tuple(layer.name for layer in ALEXNET_LAYERS),
+}
 
 #: Added to the length of a cell's features before dividing by it, as published.
 _EPSILON = 1e-10
@@ -35,9 +26,9 @@ _EPSILON = 1e-10
 
 def lpips_shapes(network: str) -> dict[str, tuple[int, ...]]:
     """Return the name and shape of every array that ``Lpips`` needs: the network's, then the heads'."""
-    taps = [layer for layer in LPIPS_LAYERS[network] if layer.tapped]
-    heads = {f"lin{k}.model.1.weight": (1, layer.channels_out, 1, 1) for k, layer in enumerate(taps)}
-    return conv_stack_shapes(LPIPS_LAYERS[network]) | heads
+    channels = {layer.name: layer.channels_out for layer in LPIPS_LAYERS[network]}
+    heads = {f"lin{k}.model.1.weight": (1, channels[tap], 1, 1) for k, tap in enumerate(LPIPS_TAPS[network])}
+    return convolution_shapes(LPIPS_LAYERS[network]) | heads
 
 
 class Lpips(nn.Module):
@@ -58,7 +49,8 @@ class Lpips(nn.Module):
 
     def __init__(self, network: str, arrays: Mapping[str, np.ndarray]) -> None:
         super().__init__()
-        self.trunk = ConvStack(LPIPS_LAYERS[network], arrays)
+        self.stack = ConvStack(LPIPS_LAYERS[network], arrays)
+        self._names = LPIPS_TAPS[network]
         names = [name for name in lpips_shapes(network) if name.startswith("lin")]
         self.taps = len(names)
         for k, name in enumerate(names):
@@ -75,7 +67,7 @@ class Lpips(nn.Module):
         if a.shape != b.shape:
             raise ValueError(f"pictures of {tuple(a.shape)} and {tuple(b.shape)} cannot be compared")
         total = a.new_zeros(len(a))
-        for k, maps in enumerate(self.trunk.maps(torch.cat([a, b]))):
+        for k, (_, maps) in enumerate(self.stack.maps(torch.cat([a, b]), self._names)):
             one, other = _unit(maps).chunk(2)
             weighted = torch.einsum("bchw,c->bhw", (one - other).square(), self.get_buffer(f"head_{k}").flatten())
             total = total + weighted.mean((1, 2))

@@ -38,12 +38,12 @@ class SimilarityMeter:
         return None if self._arrays is None else Lpips("vgg16", self._arrays).to(self._device)
 
     def __call__(self, results: Tensor, inputs: Tensor) -> list[Similarity]:
-        """Return the likeness of each of B pictures (B, 3, H, W) in 0..255 to its input."""
-        nearness, likeness = psnr(results, inputs).tolist(), ssim(results, inputs).tolist()
+        """Return the similarity of each of B pictures (B, 3, H, W) in 0..255 to its input."""
+        nearness, similarity = psnr(results, inputs).tolist(), ssim(results, inputs).tolist()
         distances: list[float | None] = [None] * len(results)
         if self._lpips is not None:
             with torch.inference_mode():  # one pair at a time: a pair of 1024 px takes 1.9 GB
                 distances = [
                     float(self._lpips(results[b : b + 1] / 255, inputs[b : b + 1] / 255)) for b in range(len(results))
                 ]
-        return [Similarity(*each) for each in zip(nearness, likeness, distances, strict=True)]
+        return [Similarity(*each) for each in zip(nearness, similarity, distances, strict=True)]

@@ -1,6 +1,6 @@
-"""Local traversal between unpaired classes: every spatial cell has a witness function of its own.
+"""Local traversal between unpaired classes: every spatial patch has a witness function of its own.
 
-A cell of an image is described by all taps together (see ``local``). Its nearest cells among the sources and among
+A patch of an image is described by all taps together (see ``local``). Its nearest patches among the sources and among
 the targets are its own small source and target set; it moves along what they span until their witness function, with
 a budget of its own, has gone the asked strength. Nothing has to be aligned, which global traversal needs.
 """
@@ -14,25 +14,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dmt_ray.errors import ImageError
 from dmt_ray.method.traversal.manifold import Allocate, as_tensor
 from dmt_ray.method.traversal.paired_patches import (
-    covering_cells,
+    covering_patches,
     describe,
     describe_scene,
     match_stride,
-    mix_cells,
-    nearest_cells,
+    mix_patches,
+    nearest_patches,
     principal_directions,
-    to_cells,
+    to_patches,
 )
 from dmt_ray.method.traversal.witness import BorderedGram
 
-#: Cells whose neighbours are gathered at a time to make Gram matrices.
-_CELLS_AT_ONCE = 64
+#: Patches whose neighbours are gathered at a time to make Gram matrices.
+_PATCHES_AT_ONCE = 64
 
 
 class ClassPatches:
-    """A bank of exemplar cells of both classes.
+    """A bank of exemplar patches of both classes.
 
     Parameters:
         arrays: what ``build`` returned; may be read-only views of shared memory or of a file.
@@ -49,7 +50,7 @@ class ClassPatches:
         self.projection = as_tensor(arrays["projection"], device)
         self.descriptors = as_tensor(arrays["descriptors"], device)
         self.scenes = as_tensor(arrays["scenes"], device)
-        self.banks = [as_tensor(arrays[f"cells_{k}"], device) for k in range(len(taps))]
+        self.banks = [as_tensor(arrays[f"patches_{k}"], device) for k in range(len(taps))]
         self.device = device
 
     @staticmethod
@@ -70,20 +71,22 @@ class ClassPatches:
             allocate: makes the large arrays.
 
         Returns:
-            ``projection`` (sum of C, P) float32; ``descriptors`` (K * cells, P) and ``scenes`` (K, P) float16;
-            ``cells_k`` (K * cells of the tap's own or the match grid, whichever is coarser, values) float16; and
+            ``projection`` (sum of C, P) float32; ``descriptors`` (K * patches, P) and ``scenes`` (K, P) float16;
+            ``patches_k`` (K * patches of the tap's own or the match grid, whichever is coarser, values) float16; and
             the manifold's means, deviations, ``sources`` and ``targets``.
         """
         grid = size // match_stride(taps)
         features = arrays["features"]
-        count = int(arrays["sources"]) + int(arrays["targets"])  # a basis has no class, so no cell is looked up in it
+        count = int(arrays["sources"]) + int(
+            arrays["targets"]
+        )  # a basis has no class, so no patch is looked up in it
         width = sum(shape[0] for shape in shapes)
         raw = allocate((count, grid * grid, width), np.float16)
         banks = []
         for _, height, _ in shapes:
             coarse = min(grid, height)
             banks.append((coarse, coarse**2))
-        cells = [
+        patches = [
             allocate((count * number, int(np.prod(shape)) // number), np.float16)
             for (_, number), shape in zip(banks, shapes, strict=True)
         ]
@@ -96,8 +99,8 @@ class ClassPatches:
                 maps.append(torch.tensor(part).float().view(1, *shape))
                 begin += int(np.prod(shape))
             raw[n] = describe(maps, [zero] * len(maps), [one] * len(maps), grid)[0].half().numpy()
-            for bank, tap, (_, number) in zip(cells, maps, banks, strict=True):
-                bank[n * number : (n + 1) * number] = to_cells(tap, grid)[0].half().numpy()
+            for bank, tap, (_, number) in zip(patches, maps, banks, strict=True):
+                bank[n * number : (n + 1) * number] = to_patches(tap, grid)[0].half().numpy()
         projection = principal_directions(torch.from_numpy(raw.reshape(-1, width)))
         projected = np.empty((count, grid * grid, projection.shape[1]), np.float16)
         scenes = np.empty((count, projection.shape[1]), np.float16)
@@ -105,58 +108,62 @@ class ClassPatches:
             directions = torch.from_numpy(raw[n]).float() @ projection
             projected[n] = directions.half().numpy()
             scenes[n] = describe_scene(directions[None])[0].half().numpy()
-        kept = {name: array for name, array in arrays.items() if name not in ("features", "gram", "evidence")}
+        kept = {name: array for name, array in arrays.items() if name not in ("features", "gram", "f_ratio")}
         return kept | {
             "projection": projection.numpy(),
             "descriptors": projected.reshape(-1, projection.shape[1]),
             "scenes": scenes,
-            **{f"cells_{k}": bank for k, bank in enumerate(cells)},
+            **{f"patches_{k}": bank for k, bank in enumerate(patches)},
         }
 
     def search(
         self, standardised: Sequence[Tensor], allowed: Tensor, neighbors: int, scene_weight: float
     ) -> tuple[Tensor, int]:
-        """Find the nearest source cells and the nearest target cells of every cell.
+        """Find the nearest source patches and the nearest target patches of every patch.
 
         Parameters:
             standardised: per tap, (B, C, h, w) standardised maps of the images.
-            allowed: (B, N + M) bool, the exemplars whose cells an image may take.
-            neighbors: cells to take of each class; fewer when a class has fewer.
-            scene_weight: weight of the whole pictures' likeness beside that of their cells.
+            allowed: (B, N + M) bool, the exemplars whose patches an image may take.
+            neighbors: patches to take of each class; fewer when a class has fewer.
+            scene_weight: weight of the whole pictures' scene_similarity beside that of their patches.
 
         Returns:
-            Indices (B, cells, sources' + targets') int64 into the bank, and how many of them are sources'.
+            Indices (B, patches, sources' + targets') int64 into the bank, and how many of them are sources'.
         """
         zero, one = torch.zeros(1, device=self.device), torch.ones(1, device=self.device)
         count = len(standardised)
         queries = describe(standardised, [zero] * count, [one] * count, self.grid) @ self.projection
-        likeness = scene_weight * (describe_scene(queries) @ self.scenes.float().T)
-        likeness = likeness.masked_fill(~allowed.to(self.device), -1e4)
-        cells = self.grid**2
+        scene_similarity = scene_weight * (describe_scene(queries) @ self.scenes.float().T)
+        scene_similarity = scene_similarity.masked_fill(~allowed.to(self.device), -1e4)
+        patches = self.grid**2
         split = self.sources
         found = []
         for begin, end in ((0, split), (split, split + self.targets)):
             fewest = int(allowed[:, begin:end].sum(1).min())
             if fewest == 0:
-                raise ValueError("No exemplar is left once the image itself and its group are left out.")
-            bank = self.descriptors[begin * cells : end * cells]
-            _, index = nearest_cells(queries, bank, likeness[:, begin:end], min(neighbors, fewest * cells))
-            found.append(index + begin * cells)
+                raise ImageError(
+                    "no-exemplars", "No exemplar is left once the image itself and its group are left out."
+                )
+            bank = self.descriptors[begin * patches : end * patches]
+            _, index = nearest_patches(
+                queries, bank, scene_similarity[:, begin:end], min(neighbors, fewest * patches)
+            )
+            found.append(index + begin * patches)
         return torch.cat(found, 2), found[0].shape[2]
 
     def gram(self, standardised: Sequence[Tensor], index: Tensor, sources: int) -> BorderedGram:
-        """Return the Gram matrices of every cell of one image with its neighbours.
+        """Return the Gram matrices of every patch of one image with its neighbours.
 
         Parameters:
             standardised: per tap, (1, C, h, w) standardised maps.
-            index: (cells, k) neighbours; the first ``sources`` of each cell are sources'.
+            index: (patches, k) neighbours; the first ``sources`` of each patch are sources'.
         """
         parts = []
-        own = [self._own_cells(tap) for tap in standardised]
-        for rows in torch.arange(len(index), device=self.device).split(_CELLS_AT_ONCE):
+        own = [self._own_patches(tap) for tap in standardised]
+        for rows in torch.arange(len(index), device=self.device).split(_PATCHES_AT_ONCE):
             shared = cross = square = None
             for k, tap in enumerate(standardised):
-                places = covering_cells(index[rows], self.grid, tap.shape[2])
+                places = covering_patches(index[rows], self.grid, tap.shape[2])
                 near = self.banks[k][places].float()  # (rows, k, values)
                 mine = own[k][rows]
                 terms = (near @ near.mT).double(), (near @ mine[..., None])[..., 0].double(), mine.square().sum(1)
@@ -176,12 +183,12 @@ class ClassPatches:
 
         Parameters:
             standardised: per tap, (1, C, h, w) standardised maps.
-            index: (cells, k) neighbours.
-            r: (cells, k + 1) displacements; the last is the cell's own.
+            index: (patches, k) neighbours.
+            r: (patches, k + 1) displacements; the last is the patch's own.
         """
         moved = []
         for k, tap in enumerate(standardised):
-            mixed = mix_cells(self.banks[k], index, r[:, :-1].float(), self.grid, tap.shape[1:])
+            mixed = mix_patches(self.banks[k], index, r[:, :-1].float(), self.grid, tap.shape[1:])
             own = r[:, -1].float().view(1, 1, self.grid, self.grid)
             if tap.shape[2] < self.grid:
                 own = F.avg_pool2d(own, self.grid // tap.shape[2])
@@ -190,10 +197,10 @@ class ClassPatches:
             moved.append(tap * (1 + own) + mixed[None])
         return moved
 
-    def _own_cells(self, tap: Tensor) -> Tensor:
-        """Return one image's cells (cells of the match grid, values) of a tap (1, C, h, w)."""
-        cells = to_cells(tap, self.grid)[0]
+    def _own_patches(self, tap: Tensor) -> Tensor:
+        """Return one image's patches (patches of the match grid, values) of a tap (1, C, h, w)."""
+        patches = to_patches(tap, self.grid)[0]
         if tap.shape[2] >= self.grid:
-            return cells
+            return patches
         every = torch.arange(self.grid**2, device=tap.device)
-        return cells[covering_cells(every, self.grid, tap.shape[2])]
+        return patches[covering_patches(every, self.grid, tap.shape[2])]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmt_ray.method.traversal.shrinkage import pooled_evidence, squared_differences
+from dmt_ray.method.traversal.shrinkage import pooled_f_ratio, squared_differences
 from dmt_ray.method.traversal.witness import BorderedGram
 
 #: Bytes of F that are in memory as float64 at a time.
@@ -110,7 +110,7 @@ class ManifoldBuilder:
 
         Returns:
             ``features`` (K, D) float16 standardised, ``gram`` (K, K) float64, ``mean_k`` and ``deviation_k`` of tap
-            k, ``evidence`` (D,) float16 that the two classes differ, ``sources`` and ``targets`` as 0-d arrays.
+            k, ``f_ratio`` (D,) float16 that the two classes differ, ``sources`` and ``targets`` as 0-d arrays.
         """
         features = self._features[: self._filled]
         arrays: dict[str, np.ndarray] = {
@@ -129,10 +129,10 @@ class ManifoldBuilder:
                     part[:] = ((part.reshape(shape) - mean) / deviation).ravel()
             begin += size
         arrays["gram"] = gram_matrix(features, device).cpu().numpy()
-        arrays["evidence"] = self._evidence(features, sources, targets, device)
+        arrays["f_ratio"] = self._f_ratio(features, sources, targets, device)
         return arrays
 
-    def _evidence(self, features: np.ndarray, sources: int, targets: int, device: torch.device) -> np.ndarray:
+    def _f_ratio(self, features: np.ndarray, sources: int, targets: int, device: torch.device) -> np.ndarray:
         difference, chance = (np.empty(features.shape[1], np.float32) for _ in range(2))
         for columns, block in blocks(features):
             chunk = as_tensor(block[: sources + targets], device).double()
@@ -140,7 +140,7 @@ class ManifoldBuilder:
                 (difference, chance), squared_differences(chunk[:sources], chunk[sources:]), strict=True
             ):
                 whole[columns] = part.cpu().numpy()
-        return pooled_evidence(difference, chance, self._shapes)
+        return pooled_f_ratio(difference, chance, self._shapes)
 
     def _statistics(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         shape = self._shapes[k]
@@ -187,7 +187,7 @@ class Manifold:
 
     def __init__(self, arrays: Mapping[str, np.ndarray], taps: int, device: torch.device) -> None:
         self.device = device
-        self.features = arrays.get("features", np.empty((0, 0), np.float16))  # a bank of cells has none
+        self.features = arrays.get("features", np.empty((0, 0), np.float16))  # a bank of patches has none
         self.sources = int(arrays["sources"])
         self.targets = int(arrays["targets"])
         self.shared = as_tensor(arrays.get("gram", np.empty((0, 0))), device)

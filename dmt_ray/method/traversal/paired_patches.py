@@ -1,9 +1,9 @@
-"""Local traversal: every spatial cell is a point of its own, moved by what its nearest exemplar cells went through.
+"""Local traversal: every spatial patch is a point of its own, moved as its nearest exemplar patches moved.
 
-Each cell of the match grid is described by all taps together: each tap's map, standardised per channel, resampled to
-that grid and brought to unit length per cell, then concatenated. A cell of an image takes the most similar exemplar
-cells, of similar pictures first, and its features move by the softmax-weighted mean of (target - source) at those
-cells. The images need no alignment, which global traversal does.
+Each patch of the match grid is described by all taps together: each tap's map, standardised per channel, resampled to
+that grid and brought to unit length per patch, then concatenated. A patch of an image takes the most similar exemplar
+patches, of similar pictures first, and its features move by the softmax-weighted mean of (target - source) at those
+patches. The images need no alignment, which global traversal does.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmt_ray.method.networks.vgg import tap_stride
+from dmt_ray.method.networks.layers import tap_stride
 from dmt_ray.method.traversal.manifold import as_tensor, standardisation
 
-#: Cells are matched on the grid of this stride, or of the nearest one (as a power of two) among the taps.
+#: Patches are matched on the grid of this stride, or of the nearest one (as a power of two) among the taps.
 MATCH_STRIDE = 8
 #: Descriptors are searched in this many principal directions: a fifth of the work, and nearly the same cosines.
 SEARCH_DIMENSIONS = 256
-#: Cells that the principal directions are found from.
+#: Patches that the principal directions are found from.
 _PRINCIPAL_SAMPLE = 16384
-#: Exemplar cells compared at a time.
+#: Exemplar patches compared at a time.
 _SEARCH_BLOCK = 32768
-#: Image cells compared at a time, which bounds the similarity block to 4096 x 32768 floats.
+#: Image patches compared at a time, which bounds the similarity block to 4096 x 32768 floats.
 _QUERY_BLOCK = 4096
 
 
@@ -37,7 +37,7 @@ def match_stride(taps: Sequence[str]) -> int:
 
 
 class PairedPatches:
-    """A bank of exemplar cells: descriptors to search, and what each cell went through from source to target.
+    """A bank of exemplar patches: descriptors to search, and what each patch went through from source to target.
 
     Parameters:
         arrays: what ``build`` returned; may be read-only views of shared memory.
@@ -77,11 +77,10 @@ class PairedPatches:
             size: working size in pixels.
 
         Returns:
-            ``projection`` (sum of C, P) float32 onto principal directions; projected ``descriptors`` (cells, P) and
+            ``projection`` (sum of C, P) float32 onto principal directions; projected ``descriptors`` (patches, P) and
             ``scenes`` (N, P), float16; per tap k
-            ``difference_k`` (N * cells of the tap's own or the match grid, whichever is coarser, values) float16,
-            ``mean_k`` and ``deviation_k``; ``chroma`` (cells, 2) float16. Cells run over exemplars, then rows, then
-            columns.
+            ``difference_k`` (N * patches of the tap's own or the match grid, whichever is coarser, values) float16,
+            ``mean_k`` and ``deviation_k``; ``chroma`` (patches, 2) float16. Order: exemplars, rows, columns.
         """
         grid = size // match_stride(taps)
         arrays: dict[str, np.ndarray] = {}
@@ -99,11 +98,11 @@ class PairedPatches:
             descriptors[n] = describe(before, means, deviations, grid)[0].numpy()
             for k, maps in enumerate(target):
                 change = torch.from_numpy(maps[n : n + 1]).float() - before[k]
-                differences[k].append(to_cells(change, grid)[0].numpy().astype(np.float16))
-            cell_chroma = F.adaptive_avg_pool2d(torch.from_numpy(chroma[n]).float(), grid)
-            planes[n] = cell_chroma.flatten(1).T.numpy()
+                differences[k].append(to_patches(change, grid)[0].numpy().astype(np.float16))
+            patch_chroma = F.adaptive_avg_pool2d(torch.from_numpy(chroma[n]).float(), grid)
+            planes[n] = patch_chroma.flatten(1).T.numpy()
         projection = principal_directions(torch.from_numpy(descriptors.reshape(-1, width)))
-        projected = torch.stack([torch.from_numpy(one).float() @ projection for one in descriptors])
+        projected = torch.stack([torch.from_numpy(rows).float() @ projection for rows in descriptors])
         arrays["projection"] = projection.numpy()
         arrays["descriptors"] = projected.flatten(0, 1).half().numpy()
         arrays["scenes"] = describe_scene(projected).half().numpy()
@@ -115,28 +114,28 @@ class PairedPatches:
     def search(
         self, maps: Sequence[Tensor], neighbors: int, softmax_width: float, scene_weight: float
     ) -> tuple[Tensor, Tensor]:
-        """Find the nearest exemplar cells of every cell.
+        """Find the nearest exemplar patches of every patch.
 
-        Similarity is the cosine of the two cells plus ``scene_weight`` times the cosine of the two pictures' mean
-        cells: what a cell looks like says less about its colour than what it looks like in such a scene.
+        Similarity is the cosine of the two patches plus ``scene_weight`` times the cosine of the two pictures' mean
+        patches: what a patch looks like says less about its colour than what it looks like in such a scene.
 
         Parameters:
             maps: per tap, (B, C, h, w) maps of the images.
-            neighbors: cells to take; fewer when the bank is smaller.
+            neighbors: patches to take; fewer when the bank is smaller.
             softmax_width: width of the softmax over similarities.
-            scene_weight: weight of the whole pictures' likeness.
+            scene_weight: weight of the whole pictures' scene_similarity.
 
         Returns:
-            Indices (B, cells, neighbors) int64 into the bank, most similar first, and weights of the same shape
+            Indices (B, patches, neighbors) int64 into the bank, most similar first, and weights of the same shape
             that sum to 1.
         """
         queries = describe(maps, self.means, self.deviations, self.grid) @ self.projection
-        likeness = scene_weight * (describe_scene(queries) @ self.scenes.float().T)
-        best, index = nearest_cells(queries, self.descriptors, likeness, neighbors)
+        scene_similarity = scene_weight * (describe_scene(queries) @ self.scenes.float().T)
+        best, index = nearest_patches(queries, self.descriptors, scene_similarity, neighbors)
         return index, ((best - best[..., :1]) / softmax_width).softmax(2)
 
     def start_chroma(self, index: Tensor, weights: Tensor, size: int) -> Tensor:
-        """Return the neighbours' chroma (B, 2, size, size), averaged per cell and upsampled, in 8-bit units."""
+        """Return the neighbours' chroma (B, 2, size, size), averaged per patch and upsampled, in 8-bit units."""
         planes = (self.chroma.float()[index] * weights[..., None]).sum(2)
         planes = planes.transpose(1, 2).reshape(len(index), 2, self.grid, self.grid)
         return F.interpolate(planes, size=(size, size), mode="bilinear", align_corners=False)
@@ -149,70 +148,72 @@ class PairedPatches:
         ]
 
     def _tap_displacement(self, k: int, index: Tensor, weights: Tensor, shape: torch.Size) -> Tensor:
-        return mix_cells(self.differences[k], index, weights, self.grid, shape)
+        return mix_patches(self.differences[k], index, weights, self.grid, shape)
 
 
-def mix_cells(bank: Tensor, index: Tensor, weights: Tensor, grid: int, shape: Sequence[int]) -> Tensor:
-    """Return one tap's map (C, h, w) whose every cell is a weighted sum of a bank's cells.
+def mix_patches(bank: Tensor, index: Tensor, weights: Tensor, grid: int, shape: Sequence[int]) -> Tensor:
+    """Return one tap's map (C, h, w) whose every patch is a weighted sum of a bank's patches.
 
     Parameters:
-        bank: (cells of the tap's own or the match grid, whichever is coarser, values) as ``to_cells`` lays them out.
-        index: (cells, k) into the bank's cells, counted on the match grid.
-        weights: (cells, k).
+        bank: (patches of the tap's own or the match grid, whichever is coarser, values), from ``to_patches``.
+        index: (patches, k) into the bank's patches, counted on the match grid.
+        weights: (patches, k).
         grid: side of the match grid.
         shape: (C, h, w).
     """
     channels, height, _ = shape
-    index = covering_cells(index, grid, height)
-    # A bag sums rows as it reads them: no (cells, neighbors, values) array comes into being.
+    index = covering_patches(index, grid, height)
+    # A bag sums rows as it reads them: no (patches, neighbors, values) array comes into being.
     moved = F.embedding_bag(index, bank, mode="sum", per_sample_weights=weights.to(bank.dtype)).float()
     if height < grid:
         planes = moved.T.reshape(channels, grid, grid)
         return F.avg_pool2d(planes[None], grid // height)[0]
-    return from_cells(moved, grid, channels, height // grid)
+    return from_patches(moved, grid, channels, height // grid)
 
 
-def covering_cells(index: Tensor, grid: int, height: int) -> Tensor:
-    """Return where a tap of side ``height`` keeps the cells that are at ``index`` on the match grid."""
+def covering_patches(index: Tensor, grid: int, height: int) -> Tensor:
+    """Return where a tap of side ``height`` keeps the patches that are at ``index`` on the match grid."""
     if height >= grid:
         return index
     ratio = grid // height
-    image, cell = index // grid**2, index % grid**2
-    return image * height**2 + (cell // grid // ratio) * height + cell % grid // ratio
+    image, patch = index // grid**2, index % grid**2
+    return image * height**2 + (patch // grid // ratio) * height + patch % grid // ratio
 
 
-def nearest_cells(queries: Tensor, descriptors: Tensor, likeness: Tensor, neighbors: int) -> tuple[Tensor, Tensor]:
-    """Find the most similar cells of a bank, a block of it at a time.
+def nearest_patches(
+    queries: Tensor, descriptors: Tensor, scene_similarity: Tensor, neighbors: int
+) -> tuple[Tensor, Tensor]:
+    """Find the most similar patches of a bank, a block of it at a time.
 
     Parameters:
-        queries: (B, cells, P) descriptors of the images' cells.
-        descriptors: (N * cells, P) descriptors of the bank, exemplar by exemplar.
-        likeness: (B, N) added to the similarity of each image's cells with those of each exemplar.
-        neighbors: cells to take; fewer when the bank is smaller.
+        queries: (B, patches, P) descriptors of the images' patches.
+        descriptors: (N * patches, P) descriptors of the bank, exemplar by exemplar.
+        scene_similarity: (B, N) added to the similarity of each image's patches with those of each exemplar.
+        neighbors: patches to take; fewer when the bank is smaller.
 
     Returns:
-        Similarities (B, cells, neighbors), falling, and indices of the same shape into the bank, int64.
+        Similarities (B, patches, neighbors), falling, and indices of the same shape into the bank, int64.
     """
-    batch, cells, width = queries.shape
+    batch, patches, width = queries.shape
     flat = queries.reshape(-1, width)
-    image = torch.arange(batch, device=flat.device).repeat_interleave(cells)
+    image = torch.arange(batch, device=flat.device).repeat_interleave(patches)
     count = min(neighbors, len(descriptors))
     best = flat.new_full((len(flat), 0), 0.0)
     index = torch.zeros((len(flat), 0), dtype=torch.long, device=flat.device)
-    whole = max(1, _SEARCH_BLOCK // cells)  # exemplars per block
-    for first in range(0, likeness.shape[1], whole):
-        block = descriptors[first * cells : (first + whole) * cells].float()
+    whole = max(1, _SEARCH_BLOCK // patches)  # exemplars per block
+    for first in range(0, scene_similarity.shape[1], whole):
+        block = descriptors[first * patches : (first + whole) * patches].float()
         values, places = [], []
         for query, asking in zip(flat.split(_QUERY_BLOCK), image.split(_QUERY_BLOCK), strict=True):
             similarity = query @ block.T
-            similarity.view(len(query), -1, cells).add_(likeness[asking, first : first + whole, None])
+            similarity.view(len(query), -1, patches).add_(scene_similarity[asking, first : first + whole, None])
             value, place = similarity.topk(min(count, len(block)), dim=1)
             values.append(value)
-            places.append(place + first * cells)
+            places.append(place + first * patches)
         merged = torch.cat([best, torch.cat(values)], 1)
         best, order = merged.topk(min(count, merged.shape[1]), dim=1)
         index = torch.cat([index, torch.cat(places)], 1).gather(1, order)
-    return best.view(batch, cells, -1), index.view(batch, cells, -1)
+    return best.view(batch, patches, -1), index.view(batch, patches, -1)
 
 
 def describe(maps: Sequence[Tensor], means: Sequence[Tensor], deviations: Sequence[Tensor], grid: int) -> Tensor:
@@ -229,26 +230,26 @@ def describe(maps: Sequence[Tensor], means: Sequence[Tensor], deviations: Sequen
 
 
 def principal_directions(descriptors: Tensor) -> Tensor:
-    """Return the orthonormal directions (D, P) that keep most of the descriptors (cells, D) and of their products."""
+    """Return the orthonormal directions (D, P) that keep most of the descriptors (patches, D)."""
     sample = descriptors[:: max(1, len(descriptors) // _PRINCIPAL_SAMPLE)].float()
     directions: Tensor = torch.linalg.eigh((sample.T @ sample).double()).eigenvectors
     return directions[:, -SEARCH_DIMENSIONS:].flip(1).float().contiguous()
 
 
 def describe_scene(descriptors: Tensor) -> Tensor:
-    """Return the mean direction (B, D), of unit length, of each picture's cells (B, cells, D)."""
+    """Return the mean direction (B, D), of unit length, of each picture's patches (B, patches, D)."""
     return F.normalize(descriptors.mean(1), dim=1, eps=1e-6)
 
 
-def to_cells(planes: Tensor, grid: int) -> Tensor:
-    """Return planes (B, C, h, w) per match cell: (B, grid^2, ratio^2 * C) if finer, (B, h * w, C) if coarser."""
+def to_patches(planes: Tensor, grid: int) -> Tensor:
+    """Return planes (B, C, h, w) per match patch: (B, grid^2, ratio^2 * C) if finer, (B, h * w, C) if coarser."""
     batch, channels, height, width = planes.shape
     ratio = max(1, height // grid)
     split = planes.reshape(batch, channels, height // ratio, ratio, width // ratio, ratio)
     return split.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, ratio**2 * channels)
 
 
-def from_cells(cells: Tensor, grid: int, channels: int, ratio: int) -> Tensor:
-    """Undo ``to_cells`` for one image: (grid^2, ratio^2 * C) -> (C, grid * ratio, grid * ratio)."""
-    split = cells.reshape(grid, grid, ratio, ratio, channels)
+def from_patches(patches: Tensor, grid: int, channels: int, ratio: int) -> Tensor:
+    """Undo ``to_patches`` for one image: (grid^2, ratio^2 * C) -> (C, grid * ratio, grid * ratio)."""
+    split = patches.reshape(grid, grid, ratio, ratio, channels)
     return split.permute(4, 0, 2, 1, 3).reshape(channels, grid * ratio, grid * ratio)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dmt_ray.errors import ImageError
 from dmt_ray.method.traversal.witness import BorderedGram
 
 
@@ -46,9 +47,14 @@ def describe_identities(identities: Sequence[ImageIdentity]) -> dict[str, np.nda
     """
     nothing = bytes(32)
     content = b"".join(identity.content or nothing for identity in identities)
-    group = b"".join(nothing if one.group is None else digest(one.group.encode()) for one in identities)
-    width = max(0 if one.attributes is None else len(one.attributes) for one in identities)
-    rows = [np.full(width, np.nan) if one.attributes is None else np.asarray(one.attributes) for one in identities]
+    group = b"".join(
+        nothing if identity.group is None else digest(identity.group.encode()) for identity in identities
+    )
+    width = max(0 if identity.attributes is None else len(identity.attributes) for identity in identities)
+    rows = [
+        np.full(width, np.nan) if identity.attributes is None else np.asarray(identity.attributes)
+        for identity in identities
+    ]
     return {
         "content": np.frombuffer(content, np.uint8).reshape(-1, 32).copy(),
         "group": np.frombuffer(group, np.uint8).reshape(-1, 32).copy(),
@@ -100,7 +106,7 @@ class Selector:
         """Return the exemplars of each image: indices (k,) in order, sources first; None stands for all.
 
         Raises:
-            ValueError: what is forbidden leaves an image without a source or without a target.
+            ImageError: kind ``no-exemplars`` when an image is left without a source or without a target.
         """
         return [self._one(gram, b, identity) for b, identity in enumerate(identities)]
 
@@ -117,7 +123,9 @@ class Selector:
             order = np.argsort(part, kind="stable")[: self.neighbors]
             order = order[np.isfinite(part[order])]
             if not len(order) and name != "basis":
-                raise ValueError(f"No {name} exemplar is left once the image itself and its group are left out.")
+                raise ImageError(
+                    "no-exemplars", f"No {name} exemplar is left once the image itself and its group are left out."
+                )
             chosen.append(np.sort(order) + begin)
         return torch.from_numpy(np.concatenate(chosen))
 
@@ -128,7 +136,7 @@ class Selector:
             squares: np.ndarray = (gram.own[b] - 2 * gram.cross[b] + own).cpu().numpy().astype(np.float64)
             return squares
         if identity.attributes is None or len(identity.attributes) != self._attributes.shape[1]:
-            raise ValueError("The image has no attributes to find its nearest exemplars by.")
+            raise ImageError("no-attributes", "The image has no attributes to find its nearest exemplars by.")
         gap = (self._attributes - identity.attributes) * self._scale
         distances: np.ndarray = np.nan_to_num(np.square(gap).sum(1).astype(np.float64), nan=np.finfo(np.float64).max)
         return distances

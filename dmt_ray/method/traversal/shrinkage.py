@@ -1,8 +1,9 @@
-"""How surely two classes differ in each unit of their features, and how much of a unit's displacement to believe.
+"""Shrink each unit's move by its sampling noise.
 
-With a few hundred exemplars the difference of the class means is, in most units, chance: moving along it costs
-likeness and brings no class. James-Stein's positive part shrinks each unit's displacement by how much of its squared
-difference sampling alone explains; neighbouring positions of a channel see nearly the same, so evidence is pooled.
+With a few hundred exemplars the difference of the class means is sampling noise in most units: moving along it costs
+similarity and changes no class. The positive part of James and Stein's estimator shrinks each unit's displacement by
+the share of its squared difference that sampling alone explains. Neighbouring positions of a channel see nearly the
+same, so their F ratios (squared difference over its variance by chance) are averaged.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Positions around a unit, on a side, whose evidence is its own.
+#: Side, in positions, of the neighbourhood whose F ratios are averaged.
 _POOL = 3
-#: A unit's variance counts for at least this share of the layer's mean, or a dead unit would be sure of anything.
+#: Floor of the variance, as a share of the layer's mean, so that dead units do not dominate.
 _VARIANCE_FLOOR = 1e-3
-#: The largest evidence that is told apart; float16 holds it.
+#: Cap of the F ratio; float16 holds it.
 _CERTAIN = 1e4
 
 
@@ -40,14 +41,14 @@ def squared_differences(sources: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
     return difference, within / (n + m - 2) * (1 / n + 1 / m)
 
 
-def pooled_evidence(difference: np.ndarray, chance: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> np.ndarray:
+def pooled_f_ratio(difference: np.ndarray, chance: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> np.ndarray:
     """Return how many times each unit's squared difference is what chance makes of it: (D,) float16.
 
     Parameters:
         difference, chance: what ``squared_differences`` returned, (D,) for the units of all taps.
         shapes: (C, h, w) of each tap.
     """
-    evidence = np.empty(len(difference), np.float16)
+    f_ratio = np.empty(len(difference), np.float16)
     begin = 0
     for shape in shapes:
         part = slice(begin, begin + int(np.prod(shape)))
@@ -57,16 +58,16 @@ def pooled_evidence(difference: np.ndarray, chance: np.ndarray, shapes: Sequence
         pooled = F.avg_pool2d(
             ratio.clamp_max(_CERTAIN).view(1, *shape), _POOL, stride=1, padding=_POOL // 2, count_include_pad=False
         )
-        evidence[part] = pooled.flatten().half().numpy()
+        f_ratio[part] = pooled.flatten().half().numpy()
         begin = part.stop
-    return evidence
+    return f_ratio
 
 
-def belief(evidence: Tensor, shrink: float) -> Tensor:
-    """Return the share of each unit's displacement to keep, in 0..1: (1 - shrink / evidence), and never below 0.
+def shrinkage(f_ratio: Tensor, shrink: float) -> Tensor:
+    """Return the share of each unit's displacement to keep, in 0..1: (1 - shrink / f_ratio), and never below 0.
 
     Parameters:
-        evidence: what ``pooled_evidence`` returned; 1 on average where the classes do not differ.
-        shrink: how many times what chance explains is taken off; 0 keeps all.
+        f_ratio: what ``pooled_f_ratio`` returned; 1 on average where the classes do not differ.
+        shrink: how many times the share that chance explains is taken off; 0 keeps all.
     """
-    return (1 - shrink / evidence.float().clamp_min(1e-6)).clamp_min(0)
+    return (1 - shrink / f_ratio.float().clamp_min(1e-6)).clamp_min(0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from dmt_ray.method.traversal.witness import BorderedGram, displacement_norm, ha
 #: Strength is met within this share.
 STRENGTH_TOLERANCE = 0.005
 _JITTER = 1e-10
+#: Of its squared norm, what an image counts as lying outside of the exemplars' span at least; see ``_prepared``.
+_OWN_SHARE = 1e-6
 _MAX_BISECTIONS = 40
 #: Budget weights further than this factor from the linear guess mean that the strength cannot be reached.
 _MAX_FACTOR = 1e8
@@ -45,11 +48,12 @@ class Traversal:
         return bool((self.norm > 0).all() and torch.isfinite(self.budget_weight).all())
 
     def figures(self, b: int, strength: float) -> Figures:
-        """Return what is to be said of image ``b``."""
+        """Return image ``b``'s figures; without a move there is no budget weight."""
+        weight = float(self.budget_weight[b])
         return Figures(
             strength=strength,
             displacement_norm=float(self.norm[b]),
-            budget_weight=float(self.budget_weight[b]),
+            budget_weight=None if math.isinf(weight) else weight,
             rbf_variance=float(self.variance[b]),
             witness_before=float(self.witness_before[b]),
             witness_after=float(self.witness_after[b]),
@@ -91,7 +95,10 @@ class _Whitening:
             ridge = ridge * 10
             self.factor, failed = torch.linalg.cholesky_ex(gram.shared + ridge * eye)
         self.border = self._solve(gram.cross, None, transposed=False)
-        self.corner = (gram.own + ridge - (self.border**2).sum(1)).clamp_min(float(ridge)).sqrt()
+        outside = gram.own + ridge - (self.border**2).sum(1)
+        self.lift = (_OWN_SHARE * gram.own - outside).clamp_min(0)
+        """What ``gram.own`` has to be raised by, see ``_prepared``."""
+        self.corner = (outside + self.lift).clamp_min(float(ridge)).sqrt()
 
     def _solve(self, right: Tensor, rows: Tensor | None, *, transposed: bool) -> Tensor:
         """Return L^-1 b, or L^-T b, of right sides b (R, K)."""
@@ -125,6 +132,16 @@ class _Whitening:
         top = self._solve(g[:, :-1], rows, transposed=False)
         last = (g[:, -1] - (self.border[rows] * top).sum(1)) / self.corner[rows]
         return torch.cat([top, last[:, None]], 1)
+
+
+def _prepared(gram: BorderedGram) -> tuple[BorderedGram, _Whitening]:
+    """Return Gram matrices in which every image has a part of its own, however small, and their whitening.
+
+    An image that is one of the exemplars differs from them by rounding alone. Its own coefficient and that exemplar's
+    could grow without bounds against each other, and move it along that rounding.
+    """
+    whitening = _Whitening(gram)
+    return replace(gram, own=gram.own + whitening.lift), whitening
 
 
 def _solve(
@@ -165,7 +182,7 @@ def traverse(
         budget_weights: (W, B) or (W,) weights lambda, in the order to solve.
     """
     variance = half_bandwidth(gram) if variance is None else variance
-    whitening = _Whitening(gram)
+    gram, whitening = _prepared(gram)
     r = torch.zeros_like(torch.cat([gram.cross, gram.own[:, None]], 1))
     results = []
     for weight in budget_weights:
@@ -212,7 +229,7 @@ def traverse_to_strength(
     goal = strength * gram.mean_difference()
     if strength == 0 or not bool((goal > 0).any()):
         return _result(gram, zero, variance, torch.full((batch,), float("inf"), dtype=zero.dtype, device=zero.device))
-    whitening = _Whitening(gram)
+    gram, whitening = _prepared(gram)
     everything = torch.arange(batch, device=zero.device)
     _, gradient = objective(gram, zero, variance, torch.zeros_like(variance))
     slope = whitening.gradient(gradient, everything).square().sum(1).sqrt().clamp_min(1e-300)

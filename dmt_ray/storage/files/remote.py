@@ -1,14 +1,21 @@
-"""fsspec file systems as this package uses them: found by URI, with bounded retries inside, and read in parts."""
+"""Stores behind fsspec: found by URI, with bounded retries inside, searched, and read in parts."""
 
 from __future__ import annotations
 
+import datetime
 import io
-from collections.abc import Callable
-from typing import Any, TypeVar
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import fsspec
 
-T = TypeVar("T")
+from dmt_ray.errors import SettingsError
+from dmt_ray.storage.errors import StorageError
+from dmt_ray.storage.files import retry
+from dmt_ray.storage.files.guarding import guard, reason_of
+from dmt_ray.storage.files.uris import MAGIC, SCHEME
+from dmt_ray.storage.masking import masked
 
 #: One request may be tried so often by the S3 client itself. Its retries multiply with those of ``retry``, so they
 #: are few; but a big upload of many parts must not start anew for one of them.
@@ -18,6 +25,13 @@ _S3_CLIENT = {
     "connect_timeout": 10,
     "read_timeout": 60,
 }
+_PRECONDITION_FAILED = 412
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+#: What stores call the time of a file's last change; "memory" knows only when its files were made.
+_MODIFIED = (
+    *("LastModified", "last_modified", "Last-Modified", "mtime", "modified", "updated", "timeModified"),
+    *("created", "timeCreated"),
+)
 
 
 def find_file_system(uri: str) -> tuple[Any, str]:
@@ -36,6 +50,130 @@ def find_file_system(uri: str) -> tuple[Any, str]:
         fs.retries = 1  # s3fs tries again by itself as well
     fs.invalidate_cache()  # other processes write what we list
     return fs, path
+
+
+def locate(uri: str) -> tuple[Any, str, str]:
+    """Return fsspec's file system of a URI, the path in it, and the prefix that turns such a path into a URI again.
+
+    Raises:
+        SettingsError: the scheme is unknown, or its driver is not installed.
+        StorageError: the driver cannot start.
+    """
+    scheme = cast(re.Match[str], SCHEME.match(uri))[1].lower()
+    if "::" in uri:
+        raise SettingsError(f"{masked(uri)} is a chained URI (::), which is not supported; unpack the archive first.")
+    try:
+        fs, path = find_file_system(uri)
+    except ImportError as error:
+        extra = _EXTRAS.get(scheme)
+        hint = f"pip install 'dmt-ray[{extra}]'" if extra else masked(str(error))
+        raise SettingsError(f"Reading {scheme}:// needs a driver that is not installed: {hint}.") from error
+    except ValueError as error:
+        raise SettingsError(f"{masked(uri)} cannot be used: {masked(str(error)).rstrip('.')}.") from error
+    except Exception as error:
+        raise StorageError(uri, reason_of(error)) from error
+    trimmed = uri.rstrip("/") if not uri.endswith("://") else uri
+    path = path.rstrip("/") or path
+    prefix = trimmed[: -len(path)] if path and trimmed.endswith(path) else f"{scheme}://"
+    return fs, path, prefix
+
+
+def find(uri: str) -> tuple[str | None, dict[str, str | None]]:
+    """Return the one file that a URI names, or None; and the identities of all files that it names, by URI."""
+    fs, path, prefix = locate(uri)
+
+    def search() -> tuple[str | None, str | None, dict[str, Mapping[str, Any]]]:
+        known = info(fs, path)
+        if known is not None and known["type"] == "file":
+            return path, None, {path: known}
+        if known is not None:
+            return None, path, fs.find(path, detail=True)
+        if not MAGIC.search(path):
+            return None, None, {}
+        found: dict[str, Mapping[str, Any]] = {}
+        for match, entry in fs.glob(path, detail=True).items():
+            if entry.get("type") != "directory":
+                found[match] = entry
+            elif "**" not in path:
+                found.update(fs.find(match, detail=True))
+        return None, None, found
+
+    try:
+        named, folder, found = guard(uri, search)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None, {}
+        raise
+    if named is not None:
+        return prefix + named, {prefix + named: identity_of(found[named])}
+    root = folder or MAGIC.split(path, maxsplit=1)[0].rpartition("/")[0]
+    # A pattern that names a dot itself wants hidden names; everything else skips them.
+    skip_hidden = "/." not in path[len(root) :]
+    return None, {
+        prefix + file: identity_of(entry)
+        for file, entry in found.items()
+        if not file.endswith("/") and not (skip_hidden and "/." in file[len(root) :])
+    }
+
+
+def info(fs: Any, path: str) -> Mapping[str, Any] | None:
+    """Return what a store says of a file or folder; None for what is missing.
+
+    Unlike fsspec's own ``exists``, ``isfile`` and ``isdir``, a store that cannot be asked is an error, not a "no".
+    """
+    try:
+        return cast(Mapping[str, Any], fs.info(path))
+    except FileNotFoundError as error:
+        if retry.may_pass(error):  # a web server's "busy" comes as a missing file
+            raise
+        return None
+
+
+def identity_of(entry: Mapping[str, Any]) -> str | None:
+    """Return the identity of a file from what its store says of it, in a listing or when it is asked.
+
+    The entity tag, or else the size and the time of the last change; None for a folder, or where the store says
+    neither.
+    """
+    if entry.get("type") == "directory":
+        return None
+    for key in ("ETag", "etag", "e_tag"):
+        if entry.get(key):
+            return "etag=" + str(entry[key]).strip().removeprefix("W/").strip('"')
+    size = entry.get("size")
+    for key in _MODIFIED:
+        if entry.get(key) and size is not None:
+            return f"size={size} modified={_moment(entry[key])}"
+    return None
+
+
+def create(fs: Any, path: str, data: bytes) -> bool:
+    """Create a file in a store only if its name is free; see ``write_new``.
+
+    Returns:
+        False when the name is taken.
+
+    Raises:
+        Exception: whatever fsspec and its drivers raise.
+    """
+    try:
+        fs.pipe_file(path, data, mode="create")
+    except Exception as error:
+        answers = [retry.http_answer(cause) for cause in retry.chain(error)]
+        if isinstance(error, FileExistsError) or any(status == _PRECONDITION_FAILED for status, _ in answers):
+            return False
+        unknown = isinstance(error, TypeError | NotImplementedError)  # a driver without this mode
+        if not unknown and all(status != retry.NOT_IMPLEMENTED for status, _ in answers):
+            raise
+        fs.pipe_file(path, data)
+    return True
+
+
+def _moment(value: object) -> str:
+    """Return a time in one form, whether a store gives a date, seconds or text."""
+    if isinstance(value, datetime.datetime):
+        value = value.timestamp()
+    return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
 class RangeReader(io.RawIOBase):

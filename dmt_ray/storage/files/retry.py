@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from dmt_ray.errors import DmtError
+from dmt_ray.storage.disk_space import FULL_DISK
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +27,13 @@ GIVE_UP_S = 90.0
 _PASSING_CODES = frozenset(
     (
         *("InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "OperationAborted"),
+        "ConditionalRequestConflict",  # two writers create one file in the same moment
         *("Throttling", "ThrottlingException", "RequestLimitExceeded", "BandwidthLimitExceeded"),
         *("IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch"),  # damaged on the way
     )
 )
 _PASSING_STATUSES = frozenset({408, 425, 429})
-_NOT_IMPLEMENTED = 501
+NOT_IMPLEMENTED = 501
 _FINAL = (
     *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError),
     *(NotImplementedError, TypeError, ValueError, MemoryError),
@@ -82,19 +84,24 @@ def call(action: Callable[[], T], describe: Callable[[BaseException], str]) -> T
 def may_pass(error: BaseException) -> bool:
     """Tell whether an error may be gone when asked again.
 
-    So are server errors, throttling, timeouts and dropped connections, and whatever is unknown; what is missing or
-    forbidden, and requests that make no sense, are not.
+    Server errors, throttling, timeouts and dropped connections may pass, and so may errors that are unknown. A file
+    that is missing or forbidden, a wrong request, and a full local disk stay as they are.
     """
-    for cause in _chain(error):
-        status, code = _http_answer(cause)
+    for cause in chain(error):
+        status, code = http_answer(cause)
         if code in _PASSING_CODES:
             return True
         if status is not None:
-            return status in _PASSING_STATUSES or (status >= 500 and status != _NOT_IMPLEMENTED)
-    return not any(isinstance(cause, _FINAL) or type(cause).__name__ in _FINAL_NAMES for cause in _chain(error))
+            return status in _PASSING_STATUSES or (status >= 500 and status != NOT_IMPLEMENTED)
+    return not any(map(_is_final, chain(error)))
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _is_final(error: BaseException) -> bool:
+    full = isinstance(error, OSError) and error.errno in FULL_DISK  # the local disk of a download
+    return full or isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and what it was raised from."""
     cause: BaseException | None = error
     while cause is not None:
@@ -102,7 +109,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__
 
 
-def _http_answer(error: BaseException) -> tuple[int | None, str | None]:
+def http_answer(error: BaseException) -> tuple[int | None, str | None]:
     """Return the HTTP status and the error code that an exception of botocore, aiohttp or gcsfs carries."""
     answer = getattr(error, "response", None)
     if isinstance(answer, dict):  # botocore's ClientError

@@ -10,19 +10,20 @@ import io
 import logging
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 
-from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.errors import DmtError, ImageError, SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, masked
 from dmt_ray.storage.images import IMAGE_SUFFIXES
-from dmt_ray.storage.inputs.listing import Listing, listing_batch, one_line, relative
+from dmt_ray.storage.inputs.formats import Fields, InputFormat, Place
+from dmt_ray.storage.inputs.listing import InputItem, Listing, listing_batch, one_line, relative
+from dmt_ray.storage.threads import reading_threads
 
 logger = logging.getLogger(__name__)
 
@@ -49,25 +50,22 @@ class _Sample:
     """Offset and size of each member's data, by its name after the first dot, in lower case."""
 
 
-def list_archives(uri: str, found: Sequence[str], root: str, image_column: str | None, limit: int | None) -> Listing:
+def list_archives(place: Place) -> Listing:
     """List the samples of tar archives. An id is ``<relative path of the archive>#<sample's name>``.
 
-    Parameters:
-        uri: the place, for messages.
-        found: the archives, in order.
-        root: the folder that the archives' paths start at.
-        image_column: the image member's name after the first dot, such as ``jpg``. None takes the only one whose name
-            ends like an image's.
-        limit: keep only the first so many samples.
+    The image is the member that ``place.image_column`` names by its ending, such as ``jpg``, else the only one whose
+    name ends like an image's.
 
     Raises:
         SettingsError: no sample has an image, one has several, or an archive cannot be read.
     """
+    found, image_column = list(place.files), place.image_column
     batches: list[pa.RecordBatch] = []
-    input_columns: set[str] = set()
-    left = limit
+    texts: set[str] = set()
+    used: list[str] = []
+    left = place.limit
     without_image = 0
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with reading_threads(_AT_ONCE) as pool:
         for start in range(0, len(found), _AT_ONCE):
             if left == 0:
                 break
@@ -83,89 +81,152 @@ def list_archives(uri: str, found: Sequence[str], root: str, image_column: str |
                         break
                     offset, size = sample.members[name]
                     record = f"{file}#sample={sample.start}-{sample.end}&key={sample.key}"
-                    rows.append(
-                        (f"{relative(file, root)}#{sample.key}", f"{file}#offset={offset}&size={size}", record)
-                    )
-                    input_columns |= set(TEXT_MEMBERS) & set(sample.members)
+                    id_ = f"{relative(file, place.root)}#{sample.key}"
+                    rows.append((id_, f"{file}#offset={offset}&size={size}", record))
+                    texts |= set(TEXT_MEMBERS) & set(sample.members)
                 left = None if left is None else left - len(rows)
                 if rows:
                     batches.append(listing_batch(*(list(column) for column in zip(*rows, strict=True))))
+                    used.append(file)
     if without_image:
-        logger.warning("%s: %d samples without an image are left out.", masked(uri), without_image)
+        logger.warning("%s: %d samples without an image are left out.", masked(place.uri), without_image)
     if not batches:
         what = f"a member .{image_column}" if image_column else "an image"
-        raise SettingsError(f"No image found in {masked(uri)}: no sample of its {len(found)} archive(s) has {what}.")
-    schema = pa.schema(
-        [(name, pa.string()) for name in TEXT_MEMBERS if name in input_columns and name != image_column]
-    )
-    return Listing(lambda: iter(batches), schema)
+        raise SettingsError(
+            f"No image found in {masked(place.uri)}: no sample of its {len(found)} archive(s) has {what}."
+        )
+    schema = pa.schema([(name, pa.string()) for name in TEXT_MEMBERS if name in texts and name != image_column])
+    return Listing(lambda: iter(batches), schema, containers=place.containers(used))
 
 
-def is_member(uri: str) -> bool:
-    """Tell whether an item's URI is a member of an archive."""
-    match = _MEMBER.match(uri)
-    return match is not None and match["file"].lower().endswith(".tar")
+class ArchiveReader:
+    """Reads members of archives; each read opens the archive at the sample's header, which proves whose it is."""
 
+    concurrent = True
 
-def member_size(uri: str) -> int:
-    """Return the size of a member in bytes, from its URI alone."""
-    match = _MEMBER.match(uri)
-    assert match is not None
-    return int(match["size"])
+    def read(self, item: InputItem, check_size: Callable[[int], None]) -> bytes:
+        """Return a member's bytes; see ``ContainerReader``."""
+        member = _MEMBER.match(item.uri)
+        if member is None:
+            raise StorageError(item.uri, "is no member of an archive")
+        offset, size = int(member["offset"]), int(member["size"])
+        check_size(size)
+        if item.record is None:
+            return files.read_range(member["file"], offset, size)
+        with _sample_of(item, whole=size) as (found, source):
+            if (offset, size) not in found.values():
+                raise _changed(item, member["file"])
+            return _read(source, offset, size)
 
+    def read_record(self, item: InputItem, columns: Sequence[str]) -> dict[str, Any]:
+        """Return some members of a sample: text for ``TEXT_MEMBERS``, bytes for others, None for what it lacks."""
+        values: dict[str, Any] = dict.fromkeys(columns)
+        for name, data in self._members(item, columns).items():
+            if name in TEXT_MEMBERS:
+                try:
+                    values[name] = data.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise StorageError(item.record or "", f"a member is not UTF-8 text ({error})") from error
+            else:
+                values[name] = data
+        return values
 
-def read_member(uri: str) -> bytes:
-    """Return a member's bytes.
+    def read_fields(self, item: InputItem, schema: pa.Schema) -> Fields:
+        """Return the text members of a sample; see ``ContainerReader``."""
+        values: dict[str, list[str | None]] = {name: [None] for name in schema.names}
+        faults = {}
+        for name, data in self._members(item, schema.names).items():
+            try:
+                values[name] = [data.decode("utf-8")]
+            except UnicodeDecodeError as error:
+                faults[name] = f"it is not UTF-8 text ({error.reason} at byte {error.start})"
+        return Fields(pa.table(values, schema=schema), faults)
 
-    Raises:
-        StorageError: the archive cannot be read, or is shorter than it was.
-    """
-    match = _MEMBER.match(uri)
-    assert match is not None
-    return files.read_range(match["file"], int(match["offset"]), int(match["size"]))
+    def close(self) -> None:
+        """Do nothing: no archive stays open."""
 
-
-def is_sample(record: str) -> bool:
-    """Tell whether a record is a sample of an archive."""
-    return _SAMPLE.match(record) is not None
-
-
-def read_sample(record: str, members: Sequence[str]) -> dict[str, Any]:
-    """Return some members of a sample: text for ``TEXT_MEMBERS``, bytes for others, None for what it lacks.
-
-    Raises:
-        StorageError: the archive cannot be read, or a member that should be text is not.
-    """
-    match = _SAMPLE.match(record)
-    assert match is not None
-    file, start, end = match["file"], int(match["start"]), int(match["end"])
-    values: dict[str, Any] = dict.fromkeys(members)
-    found = False
-    try:
-        with _opened(file, start) as (archive, source):
-            for sample in _samples(archive, stop=end):
-                if sample.key != match["key"]:
-                    continue
-                found = True
-                for name in set(members) & set(sample.members):
-                    offset, size = sample.members[name]
-                    source.seek(offset)
-                    data = source.read(size)
-                    if len(data) != size:
-                        raise tarfile.ReadError(f"ends before byte {offset + size}")
-                    values[name] = data.decode("utf-8") if name in TEXT_MEMBERS else data
-        if not found:
-            raise tarfile.ReadError(f"has no such sample at byte {start}")
-    except UnicodeDecodeError as error:
-        raise StorageError(record, f"a member is not UTF-8 text ({error})") from error
-    except (tarfile.TarError, OSError) as error:
-        raise StorageError(file, f"cannot be read as a tar archive: {one_line(error)}") from error
-    return values
+    def _members(self, item: InputItem, names: Sequence[str]) -> dict[str, bytes]:
+        with _sample_of(item) as (found, source):
+            return {name: _read(source, *found[name]) for name in names if name in found}
 
 
 @contextmanager
-def _opened(file: str, start: int = 0) -> Iterator[tuple[tarfile.TarFile, Any]]:
-    """Open an archive at the offset of a header; small reads are gathered into larger ones."""
+def _sample_of(item: InputItem, whole: int = 0) -> Iterator[tuple[dict[str, tuple[int, int]], IO[bytes]]]:
+    """Yield offset and size of the members of an item's sample, and the archive that they lie in.
+
+    Parameters:
+        item: from a listing.
+        whole: bytes that will be read of it; where they are most of the sample, it is read at once.
+
+    Raises:
+        ImageError: kind ``changed`` when the sample does not lie where the plan says.
+        StorageError: the archive cannot be read.
+    """
+    match = _SAMPLE.match(item.record or "")
+    if match is None:
+        raise StorageError(item.record or "the input", "is no sample of an archive")
+    file, start, end = match["file"], int(match["start"]), int(match["end"])
+    try:
+        span = end - start if whole and end - start <= whole + _BUFFER_BYTES else None
+        with _opened(file, start, span) as (archive, source):
+            found: dict[str, tuple[int, int]] = {}
+            keys = set()
+            for sample in _samples(archive, stop=end):
+                keys.add(sample.key)
+                if sample.key == match["key"]:
+                    found |= sample.members  # as in any tar, what comes later replaces
+            if not keys:
+                raise tarfile.ReadError(f"has no sample at byte {start}")
+            if match["key"] not in keys:
+                raise _changed(item, file)
+            yield found, source
+    except (tarfile.TarError, OSError) as error:
+        raise StorageError(file, f"cannot be read as a tar archive: {one_line(error)}") from error
+
+
+def _read(source: IO[bytes], offset: int, size: int) -> bytes:
+    source.seek(offset)
+    data = source.read(size)
+    if len(data) != size:
+        raise tarfile.ReadError(f"ends before byte {offset + size}")
+    return data
+
+
+def _changed(item: InputItem, file: str) -> ImageError:
+    return ImageError(
+        "changed", f"{masked(file)} does not hold {item.id!r} where it did: it has changed since the plan."
+    )
+
+
+class _Window(io.BytesIO):
+    """Bytes of a file from ``start`` on, whose positions are those in the file."""
+
+    def __init__(self, data: bytes, start: int) -> None:
+        super().__init__(data)
+        self._start = start
+
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        return super().seek(position - self._start if whence == io.SEEK_SET else position, whence) + self._start
+
+    def tell(self) -> int:
+        return super().tell() + self._start
+
+
+@contextmanager
+def _opened(file: str, start: int = 0, span: int | None = None) -> Iterator[tuple[tarfile.TarFile, Any]]:
+    """Open an archive at the offset of a header; small reads are gathered into larger ones.
+
+    Parameters:
+        file: the archive.
+        start: where a header begins.
+        span: read so many bytes at once and no others.
+    """
+    if span is not None:
+        window = _Window(files.read_range(file, start, span), start)
+        window.seek(start)
+        with tarfile.open(fileobj=window, mode="r:") as archive:
+            yield archive, window
+        return
     with files.open_file(file) as raw:
         source: Any = io.BufferedReader(raw, _BUFFER_BYTES) if isinstance(raw, io.RawIOBase) else raw
         source.seek(start)
@@ -226,3 +287,6 @@ def _image_member(file: str, sample: _Sample, image_column: str | None) -> str |
             "--image-column."
         )
     return images[0] if images else None
+
+
+ARCHIVES = InputFormat("archives", TAR_SUFFIXES, list_archives, bytes_columns=True, reader=ArchiveReader)

@@ -6,8 +6,8 @@ The filter runs in a DuckDB of its own that holds nothing but the table's column
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
@@ -18,8 +18,8 @@ import pyarrow as pa
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.columns import described, is_bytes
-from dmt_ray.storage.inputs.listing import LISTING_SCHEMA, Listing, items_of
-from dmt_ray.storage.inputs.registry import InputItem, open_listing
+from dmt_ray.storage.inputs.listing import LISTING_SCHEMA, InputItem, Listing, items_of
+from dmt_ray.storage.inputs.registry import open_listing
 from dmt_ray.storage.inputs.tables import open_tables, read_typed
 
 _ROW = "__dmt_ray_row"
@@ -40,6 +40,8 @@ class Exemplars:
     """images x columns, finite; None when no column was asked for."""
     groups: list[str | None] | None = None
     """One per image, None where the table has none; None altogether when no column was asked for."""
+    containers: Mapping[str, str] = field(default_factory=dict)
+    """Identities of the tables and archives that the images lie in, by URI."""
 
 
 def list_exemplars(
@@ -71,7 +73,7 @@ def list_exemplars(
     """
     listing = open_listing(uri, image_column=image_column, uri_column=uri_column)
     if where is None and not attribute_columns and group_column is None:
-        return Exemplars(list(listing))
+        return Exemplars(list(listing), containers=listing.containers)
     if not listing.tables:
         raise SettingsError(f"{masked(uri)} is no table (Parquet or CSV), so it has no columns to choose by.")
     rows = pa.Table.from_batches(listing.batches(), LISTING_SCHEMA)
@@ -83,6 +85,7 @@ def list_exemplars(
         items,
         _attributes(uri, table, attribute_columns, items) if attribute_columns else None,
         _groups(uri, table, group_column) if group_column is not None else None,
+        listing.containers,
     )
 
 

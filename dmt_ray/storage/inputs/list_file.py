@@ -14,36 +14,32 @@ import pyarrow as pa
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, masked
-from dmt_ray.storage.inputs.listing import BATCH_ROWS, Listing, folder_of, listing_batch, relative
+from dmt_ray.storage.inputs.formats import InputFormat, Place
+from dmt_ray.storage.inputs.listing import BATCH_ROWS, Listing, folder_of, identities_of, listing_batch, relative
 
 #: File name suffixes (lower case) of list files.
 LIST_SUFFIXES = frozenset({".txt", ".lst"})
 
 
-def list_named(uri: str, found: list[str], root: str, limit: int | None) -> Listing:
+def list_named(place: Place) -> Listing:
     """List what the lines of list files name. Blank lines, and lines that begin with ``#``, mean nothing.
 
     An id depends on its own line alone, so that other lines may come and go: the path relative to the list file's
     folder, or the full path without scheme, query and leading slash for what lies elsewhere. Where two of those are
     the same, all ids are ``<list file>#<line number>``.
 
-    Parameters:
-        uri: the place, for messages.
-        found: the list files, in order.
-        root: the folder that the list files' own paths start at.
-        limit: keep only the first so many.
-
     Raises:
         SettingsError: no line, the same file twice (with the numbers of both lines), or a file that is no text.
     """
+    found, limit = list(place.files), place.limit
     hashes = np.fromiter((hash(entry) for _, _, entry in _entries(found, limit)), np.int64)
     if not len(hashes):
-        raise SettingsError(f"No image found in {masked(uri)}: no line of it names a file.")
+        raise SettingsError(f"No image found in {masked(place.uri)}: no line of it names a file.")
     if _repeated(hashes):
         _refuse_duplicates(found, limit)
     ids = (_path_id(entry, folder_of(file)) for file, _, entry in _entries(found, limit))
     by_path = not _repeated(np.fromiter(map(hash, ids), np.int64))
-    return Listing(functools.partial(_batches, found, root, limit, by_path), pa.schema([]))
+    return Listing(functools.partial(_batches, found, place.root, limit, by_path), pa.schema([]))
 
 
 def _batches(found: list[str], root: str, limit: int | None, by_path: bool) -> Iterator[pa.RecordBatch]:
@@ -53,10 +49,10 @@ def _batches(found: list[str], root: str, limit: int | None, by_path: bool) -> I
         ids.append(_path_id(entry, folder_of(file)) if by_path else f"{relative(file, root)}#{number}")
         uris.append(entry)
         if len(ids) == BATCH_ROWS:
-            yield listing_batch(ids, uris)
+            yield listing_batch(ids, uris, identities=identities_of(uris))
             ids, uris = [], []
     if ids:
-        yield listing_batch(ids, uris)
+        yield listing_batch(ids, uris, identities=identities_of(uris))
 
 
 def _entries(found: list[str], limit: int | None) -> Iterator[tuple[str, int, str]]:
@@ -103,3 +99,6 @@ def _refuse_duplicates(found: list[str], limit: int | None) -> None:
                 "once."
             )
         first[entry] = (file, number)
+
+
+LISTS = InputFormat("lists", LIST_SUFFIXES, list_named, only_named=True)

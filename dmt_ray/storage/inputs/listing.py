@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dmt_ray.errors import SettingsError
+from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
 
 #: One row per image; see ``InputItem``.
-LISTING_SCHEMA = pa.schema([("id", pa.string()), ("uri", pa.string()), ("record", pa.string())])
+LISTING_SCHEMA = pa.schema(
+    [("id", pa.string()), ("uri", pa.string()), ("record", pa.string()), ("identity", pa.string())]
+)
 
 #: Rows of a batch: a few megabytes.
 BATCH_ROWS = 65_536
+
+_REMOTE = r"^[A-Za-z][A-Za-z0-9+.\-]*://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +31,11 @@ class InputItem:
     id: str
     """Unique in its listing, the same in every listing of the same place."""
     uri: str
-    """What ``ItemReader.read`` takes: a file's URI, a cell of a Parquet file, or a member of a tar archive."""
+    """What holds the image: a file, a cell of a table, or a member of an archive."""
     record: str | None = None
-    """What ``RecordReader`` takes: the row or sample that the image belongs to, where it belongs to one."""
+    """The row or sample that the image belongs to, where it belongs to one."""
+    identity: str | None = None
+    """Of the file at ``uri`` (see ``files.identity``); None inside of one, or where nothing tells."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,11 @@ class Listing:
     batches: Callable[[], Iterator[pa.RecordBatch]]
     """Gives batches of ``LISTING_SCHEMA``; may be called more than once, and holds one batch at a time."""
     input_columns: pa.Schema
-    """The columns of the images' records, by their own names, without the one that holds the image or its URI and
-    without the one that the ids come from."""
+    """The columns of the images' records, by their own names, without the image's (or its URI's) and the ids'."""
+    containers: Mapping[str, str] = field(default_factory=dict)
+    """Identities of the tables and archives whose rows and members are read by their place, by URI."""
+    proves_rows: bool = True
+    """Each row of those can prove its id: by an id, a URI or a key of its own."""
     tables: tuple[str, ...] = ()
     """URIs of the table files whose rows, in order, the images are; empty where they are no tables."""
 
@@ -56,23 +66,36 @@ def items_of(rows: pa.RecordBatch | pa.Table) -> list[InputItem]:
 
 
 def listing_batch(
-    ids: pa.Array | Sequence[str], uris: pa.Array | Sequence[str], records: pa.Array | Sequence[str] | None = None
+    ids: pa.Array | Sequence[str],
+    uris: pa.Array | Sequence[str],
+    records: pa.Array | Sequence[str] | None = None,
+    identities: pa.Array | Sequence[str | None] | None = None,
 ) -> pa.RecordBatch:
     """Make a batch of ``LISTING_SCHEMA``.
 
     Raises:
         SettingsError: a name is not UTF-8, so that no table can hold it.
     """
-    if records is None:
-        records = pa.nulls(len(ids), pa.string())
+    nulls = pa.nulls(len(ids), pa.string())
     columns = []
-    for values in (ids, uris, records):
+    for values in (ids, uris, nulls if records is None else records, nulls if identities is None else identities):
         try:
             columns.append(values if isinstance(values, pa.Array) else pa.array(values, pa.string()))
         except UnicodeEncodeError as error:
             name = str(error.object).encode("utf-8", "backslashreplace").decode()
             raise SettingsError(f"The name {masked(name)} is not UTF-8; rename it.") from error
     return pa.RecordBatch.from_arrays(columns, schema=LISTING_SCHEMA)
+
+
+def identities_of(uris: pa.Array | Sequence[str]) -> list[str | None]:
+    """Return the identities of files that a list or a table names: of local ones, None for those in stores.
+
+    One question to a store for each of a million photos would take hours.
+    """
+    names = pa.array(uris, pa.string())
+    if pc.all(pc.match_substring_regex(names, _REMOTE), min_count=0).as_py():
+        return [None] * len(names)
+    return [files.identity(uri) if uri is not None and files.is_local(uri) else None for uri in names.to_pylist()]
 
 
 def numbered(prefix: str, numbers: pa.Array, ending: str = "") -> pa.Array:

@@ -1,89 +1,142 @@
-"""Reads what a listing names: an item's bytes, and the other columns of the row or sample that it belongs to."""
+"""Reads what a listing names, from several threads at once: images, and the records that they belong to.
+
+An item is read only if it is still what was planned: photos, tables and archives are told by their identity, rows and
+members by what proves them.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from dmt_ray.errors import ImageError
 from dmt_ray.storage import files
-from dmt_ray.storage.files import StorageError, TooLargeError
-from dmt_ray.storage.inputs import archives
-from dmt_ray.storage.inputs.listing import folder_of, suffix
-from dmt_ray.storage.inputs.table_rows import TableRows
-from dmt_ray.storage.inputs.tables import CSV_DELIMITERS, PARQUET_SUFFIXES
-
-_CELL = re.compile(r"^(?P<file>.+)#row=(?P<row>\d+)&column=(?P<column>.+)$", re.DOTALL)
-_ROW = re.compile(r"^(?P<file>.+)#row=(?P<row>\d+)$", re.DOTALL)
+from dmt_ray.storage.files import ChangedFileError, StorageError, TooLargeError, masked
+from dmt_ray.storage.inputs.formats import ContainerReader, Fields, container_of
+from dmt_ray.storage.inputs.listing import InputItem
+from dmt_ray.storage.inputs.registry import format_of
 
 
-class ItemReader:
-    """Reads the bytes of items.
+class InputReader:
+    """Reads items and their records; use it as a context manager, or ``close`` it.
 
-    Of a Parquet file it keeps the last row group's column, or as much of it as fits in a fixed amount of memory: rows
-    in order cost one pass over the file, and a file that is one huge row group does not fill the memory.
-
-    Not for use by several threads at once. ``close`` it, or use it as a context manager.
+    Of a table it keeps the last rows that were read, in a fixed amount of memory: rows in order cost one pass over
+    the file.
 
     Parameters:
         max_bytes: a larger image is refused, before it is read where its size is known. None: any size.
+        containers: identities of the tables and archives as they were planned, by URI; others are not checked.
     """
 
-    def __init__(self, max_bytes: int | None = None) -> None:
+    def __init__(self, max_bytes: int | None = None, containers: Mapping[str, str] | None = None) -> None:
         self.max_bytes = max_bytes
-        self._rows = TableRows()
+        self._containers = containers or {}
+        self._checked: set[str] = set()
+        self._readers: dict[str, ContainerReader] = {}
+        self._lock = threading.RLock()
 
-    def read(self, uri: str) -> bytes:
-        """Return the encoded image.
+    def read_item(self, item: InputItem, *, accept_changed: bool = False) -> bytes:
+        """Return an item's encoded image.
 
         Parameters:
-            uri: the ``uri`` of an ``InputItem``.
+            item: from a listing.
+            accept_changed: a photo of its own file is taken as it is now.
 
         Raises:
-            ImageError: kind ``empty`` when a table's cell is null, ``too-large`` for more than ``max_bytes``.
+            ImageError: kind ``empty`` when a table's cell is null, ``too-large`` for more than ``max_bytes``, and
+                ``changed`` when the photo, its table or its archive is not what was planned.
             StorageError: the file, row or column cannot be read.
             SettingsError: the URI's scheme is unknown or its driver is not installed.
         """
-        cell = _CELL.match(uri)
-        if cell is not None and suffix(cell["file"]) in PARQUET_SUFFIXES | set(CSV_DELIMITERS):
-            return self._read_cell(uri, cell["file"], int(cell["row"]), cell["column"])
-        if archives.is_member(uri):
-            self._check_size(archives.member_size(uri))
-            return archives.read_member(uri)
-        return self._read_file(uri)
+        uri = item.uri
+        with self._reading(uri) as reader:
+            if reader is not None:
+                found = reader.read(item, self._check_size)
+                if isinstance(found, bytes):
+                    return found
+                uri = found
+        return self._read_file(uri, None if accept_changed else item.identity)
+
+    def read_file(self, uri: str) -> bytes:
+        """Return the bytes of a plain file; raises as ``read_item``."""
+        return self._read_file(uri, None)
+
+    def read_record(self, item: InputItem, columns: Sequence[str]) -> dict[str, Any]:
+        """Return the values of some columns of an item's record, by name.
+
+        Parameters:
+            item: from a listing.
+            columns: of a table, its columns (those of CSV are text); of an archive's sample, its members, as text for
+                json, txt and cls, as bytes for others, None for what the sample lacks.
+
+        Raises:
+            ImageError: kind ``changed`` when the record is not what was planned.
+            StorageError: the item has no record, or the record or a column cannot be read.
+        """
+        with self._reading(item.record) as reader:
+            if reader is None:
+                raise _no_record(item, columns)
+            return reader.read_record(item, columns)
+
+    def read_fields(self, item: InputItem, schema: pa.Schema) -> Fields:
+        """Return an item's record with the columns of ``schema``; raises as ``read_record``."""
+        with self._reading(item.record) as reader:
+            if reader is None:
+                raise _no_record(item, schema.names)
+            return reader.read_fields(item, schema)
 
     def close(self) -> None:
-        """Close the file that is open, if any; reading again is allowed."""
-        self._rows.close()
+        """Close the files that are open; reading again is allowed."""
+        with self._lock:
+            for reader in self._readers.values():
+                reader.close()
 
-    def __enter__(self) -> ItemReader:
+    def __enter__(self) -> InputReader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read_cell(self, uri: str, file: str, row: int, column: str) -> bytes:
-        value = self._rows.read(file, row, (column,)).column(0)[0].as_py()
-        if isinstance(value, dict):  # a Hugging Face image: bytes, or else a path
-            value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
-        if value is None or value == "":
-            raise ImageError("empty", f"The cell in row {row}, column {column} is null or empty.")
-        if isinstance(value, str):
-            return self._read_file(files.resolve(value, folder_of(file)))
-        if not isinstance(value, bytes):
-            raise StorageError(uri, f"the cell holds {type(value).__name__}, not bytes or a URI")
-        self._check_size(len(value))
-        return value
+    @contextlib.contextmanager
+    def _reading(self, uri: str | None) -> Iterator[ContainerReader | None]:
+        """Yield what reads inside of a file, alone where only one thread may; None for a plain file."""
+        file = container_of(uri)
+        kind = None if file is None else format_of(file)
+        if file is None or kind is None or kind.reader is None:
+            yield None
+            return
+        with self._lock:
+            if kind.name not in self._readers:
+                self._readers[kind.name] = kind.reader()
+            reader = self._readers[kind.name]
+            self._check_container(file)
+            if not reader.concurrent:
+                yield reader
+                return
+        yield reader
 
-    def _read_file(self, uri: str) -> bytes:
+    def _check_container(self, file: str) -> None:
+        planned = self._containers.get(file)
+        if planned is None or file in self._checked:
+            return
+        if files.identity(file) != planned:
+            raise ImageError("changed", f"{masked(file)} has changed since the plan was made.")
+        self._checked.add(file)
+
+    def _read_file(self, uri: str, identity: str | None) -> bytes:
         try:
-            return files.read_bytes(uri, max_bytes=self.max_bytes)
+            return files.read_bytes(uri, max_bytes=self.max_bytes, identity=identity)
         except TooLargeError as error:
             self._check_size(error.size)
             raise
+        except ChangedFileError as error:
+            raise ImageError(
+                "changed", f"{masked(uri)} has changed since the plan was made; --retry-failed takes it as it is now."
+            ) from error
 
     def _check_size(self, size: int) -> None:
         if self.max_bytes is not None and size > self.max_bytes:
@@ -93,75 +146,7 @@ class ItemReader:
             )
 
 
-class RecordReader:
-    """Reads columns of the rows and samples that items belong to; rows in order cost one pass over their file.
-
-    Not for use by several threads at once. ``close`` it, or use it as a context manager.
-    """
-
-    def __init__(self) -> None:
-        self._rows = TableRows()
-
-    def read_record(self, record: str | None, columns: Sequence[str]) -> dict[str, Any]:
-        """Return the values of some columns, by name.
-
-        Parameters:
-            record: the ``record`` of an ``InputItem``.
-            columns: of a table, its columns (those of CSV are text); of an archive's sample, its members, as text for
-                json, txt and cls, as bytes for others, None for what the sample lacks.
-
-        Raises:
-            StorageError: the item has no record, or the record or a column cannot be read.
-        """
-        if record is not None and archives.is_sample(record):
-            return archives.read_sample(record, columns)
-        row = _ROW.match(record or "")
-        if row is None:
-            raise StorageError(
-                record or "the input", f"belongs to no table or archive, so it has no column {', '.join(columns)}"
-            )
-        values = self._rows.read(row["file"], int(row["row"]), tuple(columns)).to_pylist()
-        result: dict[str, Any] = values[0]
-        return result
-
-    def read_arrow(self, record: str | None, schema: pa.Schema) -> pa.Table:
-        """Return one row with the columns of ``schema``; null where the record's file has no such column.
-
-        Raises:
-            StorageError: the item has no record, or the record cannot be read, or its values do not fit.
-        """
-        row = _ROW.match(record or "")
-        if row is None:
-            return pa.Table.from_pylist([self.read_record(record, schema.names)], schema)
-        present = set(self._rows.columns(row["file"]))
-        names = tuple(name for name in schema.names if name in present)
-        values = self._rows.read(row["file"], int(row["row"]), names) if names else None
-        columns = []
-        for field in schema:
-            if values is None or field.name not in names:
-                columns.append(pa.nulls(1, field.type))
-                continue
-            try:
-                columns.append(_as_type(values.column(field.name), field.type))
-            except pa.ArrowException as error:
-                raise StorageError(record or "", f"column {field.name} is not {field.type} ({error})") from error
-        return pa.table(columns, schema=schema)
-
-    def close(self) -> None:
-        """Close the file that is open, if any; reading again is allowed."""
-        self._rows.close()
-
-    def __enter__(self) -> RecordReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _as_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return a column as the plain type that ``columns.plain_columns`` made of its own."""
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    return column if column.type.equals(kind) else column.cast(kind)
+def _no_record(item: InputItem, columns: Sequence[str]) -> StorageError:
+    return StorageError(
+        item.record or "the input", f"belongs to no table or archive, so it has no column {', '.join(columns)}"
+    )

@@ -1,31 +1,33 @@
-"""What a run works on, whatever form it comes in: images, tables, archives and lists become one kind of listing.
+"""The input formats there are, and the listing of one place: images, tables, archives and lists alike.
 
 Listing reads no image: names of files, headers of archives, footers and at most the URI and id columns of tables.
 """
 
 from __future__ import annotations
 
-import functools
 import posixpath
 import re
-from collections.abc import Callable, Iterator
-
-import pyarrow as pa
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, masked
-from dmt_ray.storage.images import IMAGE_SUFFIXES
-from dmt_ray.storage.inputs.archives import TAR_SUFFIXES, list_archives
-from dmt_ray.storage.inputs.list_file import LIST_SUFFIXES, list_named
-from dmt_ray.storage.inputs.listing import BATCH_ROWS, InputItem, Listing, listing_batch, relative, suffix
-from dmt_ray.storage.inputs.reader import ItemReader, RecordReader
-from dmt_ray.storage.inputs.table_listing import list_tables
-from dmt_ray.storage.inputs.tables import CSV_DELIMITERS, PARQUET_SUFFIXES
+from dmt_ray.storage.inputs.archives import ARCHIVES
+from dmt_ray.storage.inputs.formats import InputFormat, Place
+from dmt_ray.storage.inputs.image_files import IMAGES
+from dmt_ray.storage.inputs.list_file import LISTS
+from dmt_ray.storage.inputs.listing import InputItem, Listing, suffix
+from dmt_ray.storage.inputs.table_formats import CSV, PARQUET
 
-__all__ = ["InputItem", "ItemReader", "Listing", "RecordReader", "list_inputs", "open_listing"]
+#: A new format is one module and one entry here. Where a place holds several, the first wins.
+FORMATS: list[InputFormat] = [IMAGES, PARQUET, ARCHIVES, CSV, LISTS]
 
 _COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+def format_of(file: str) -> InputFormat | None:
+    """Return the format that a file's suffix tells."""
+    ending = suffix(file)
+    return next((each for each in FORMATS if ending in each.suffixes), None)
 
 
 def list_inputs(
@@ -74,21 +76,14 @@ def open_listing(
         SettingsError: nothing is there, no column fits, or a file cannot be read; also while its batches are read.
     """
     try:
-        found = files.list_files(uri)
+        found = dict(files.list_identified(uri))
         root = files.listing_root(uri) if found else ""
     except StorageError as error:
         raise SettingsError(f"Cannot list {masked(uri)}: {error.reason}.") from error
     if not found:
         raise SettingsError(f"No image found in {masked(uri)}: {_why_nothing(uri)}.")
-    kinds: dict[str, Callable[[list[str]], Listing]] = {
-        "images": lambda chosen: _list_images(chosen, root, limit),
-        "parquet": lambda chosen: list_tables(uri, chosen, root, image_column, uri_column, limit),
-        "archives": lambda chosen: list_archives(uri, chosen, root, image_column, limit),
-        "csv": lambda chosen: list_tables(uri, chosen, root, image_column, uri_column, limit),
-        "lists": lambda chosen: list_named(uri, chosen, root, limit),
-    }
-    by_kind = _sort_by_kind(uri, found)
-    present = [kind for kind in kinds if kind in by_kind]
+    by_format = _sort_by_format(uri, found)
+    present = [each for each in FORMATS if each.name in by_format]
     if not present:
         raise SettingsError(
             f"No image found in {masked(uri)}: none of its {len(found)} files has the suffix of an image, a table or "
@@ -96,56 +91,32 @@ def open_listing(
         )
     fitting = present
     if image_column is not None or uri_column is not None:
-        wanted = {"parquet", "archives"} if image_column is not None else {"parquet", "csv"}
-        fitting = [kind for kind in present if kind in wanted]
+        fitting = [each for each in present if (each.bytes_columns if image_column is not None else each.uri_columns)]
     if not fitting:
+        names = " and ".join(each.name for each in present)
         raise SettingsError(
-            f"{masked(uri)} holds {' and '.join(present)}, which have no such column: leave out --image-column and "
-            "--uri-column."
+            f"{masked(uri)} holds {names}, which have no such column: leave out --image-column and --uri-column."
         )
-    return kinds[fitting[0]](by_kind[fitting[0]])
+    chosen = fitting[0]
+    return chosen.listing(Place(uri, by_format[chosen.name], root, image_column, uri_column, limit))
 
 
-def _sort_by_kind(uri: str, found: list[str]) -> dict[str, list[str]]:
-    by_kind: dict[str, list[str]] = {}
-    named = len(found) == 1 and posixpath.basename(found[0]) == posixpath.basename(uri)
-    for file in found:
-        kind = _kind(file)
+def _sort_by_format(uri: str, found: dict[str, str | None]) -> dict[str, dict[str, str | None]]:
+    """Return the files by the name of their format."""
+    by_format: dict[str, dict[str, str | None]] = {}
+    named = len(found) == 1 and posixpath.basename(next(iter(found))) == posixpath.basename(uri)
+    for file, identity in found.items():
+        kind = format_of(file)
         if named and kind is None:
             if file.lower().endswith(_COMPRESSED_TAR):
                 raise SettingsError(
                     f"{masked(file)} is compressed, so no single image can be read from it; decompress it to .tar."
                 )
-            kind = "images"  # content decides what a single file is, not its suffix
-        if kind == "lists" and suffix(uri) not in LIST_SUFFIXES:
+            kind = IMAGES  # content decides what a single file is, not its suffix
+        if kind is None or (kind.only_named and suffix(uri) not in kind.suffixes):
             continue  # beside images a text is a note or a label
-        if kind is not None:
-            by_kind.setdefault(kind, []).append(file)
-    return by_kind
-
-
-def _kind(file: str) -> str | None:
-    ending = suffix(file)
-    if ending in IMAGE_SUFFIXES:
-        return "images"
-    if ending in PARQUET_SUFFIXES:
-        return "parquet"
-    if ending in TAR_SUFFIXES:
-        return "archives"
-    if ending in CSV_DELIMITERS:
-        return "csv"
-    return "lists" if ending in LIST_SUFFIXES else None
-
-
-def _list_images(found: list[str], root: str, limit: int | None) -> Listing:
-    return Listing(functools.partial(_image_batches, found, root, limit), pa.schema([]))
-
-
-def _image_batches(found: list[str], root: str, limit: int | None) -> Iterator[pa.RecordBatch]:
-    files_kept = found[:limit]
-    for start in range(0, len(files_kept), BATCH_ROWS):
-        chosen = files_kept[start : start + BATCH_ROWS]
-        yield listing_batch([relative(file, root) for file in chosen], chosen)
+        by_format.setdefault(kind.name, {})[file] = identity
+    return by_format
 
 
 def _why_nothing(uri: str) -> str:

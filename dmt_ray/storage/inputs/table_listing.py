@@ -14,7 +14,16 @@ from dmt_ray.errors import SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.columns import check_column, choose_column, is_id, plain_columns, unify
-from dmt_ray.storage.inputs.listing import BATCH_ROWS, Listing, folder_of, listing_batch, numbered, relative
+from dmt_ray.storage.inputs.formats import Place
+from dmt_ray.storage.inputs.listing import (
+    BATCH_ROWS,
+    Listing,
+    folder_of,
+    identities_of,
+    listing_batch,
+    numbered,
+    relative,
+)
 from dmt_ray.storage.inputs.tables import TableFile, open_tables
 
 _FULL_URI = r"^([A-Za-z][A-Za-z0-9+.\-]*://|/|~)"
@@ -30,29 +39,30 @@ class _Rows:
     is_uri: bool
 
 
-def list_tables(
-    uri: str, found: Sequence[str], root: str, image_column: str | None, uri_column: str | None, limit: int | None
-) -> Listing:
+def list_tables(place: Place) -> Listing:
     """List the rows of table files.
 
-    Parameters:
-        uri: the place, for messages.
-        found: the files, in order.
-        root: the folder that the ids' paths start at.
-        image_column, uri_column: the column to read; found by type and name where both are None.
-        limit: keep only the first so many rows.
+    What proves a row later is part of its record: its own id (``&by=id``) or its URI (``&by=uri``). A table of
+    encoded images without ids has neither.
 
     Raises:
         SettingsError: no row, no fitting column, or a file cannot be read.
     """
-    rows = _open(found, image_column, uri_column, limit)
+    found = list(place.files)
+    rows = _open(found, place.image_column, place.uri_column, place.limit)
     if not rows:
-        raise SettingsError(f"No image found in {masked(uri)}: its {len(found)} table file(s) have no rows.")
+        raise SettingsError(f"No image found in {masked(place.uri)}: its {len(found)} table file(s) have no rows.")
     ids = _own_ids(rows)
     without = {rows[0].column} | ({"id"} if ids is not None else set())
-    input_columns = unify([(one.table.uri, plain_columns(one.table.schema, without)) for one in rows])
-    tables = tuple(one.table.uri for one in rows)
-    return Listing(functools.partial(_batches, rows, root, ids), input_columns, tables)
+    input_columns = unify([(each.table.uri, plain_columns(each.table.schema, without)) for each in rows])
+    tables = tuple(each.table.uri for each in rows)
+    return Listing(
+        functools.partial(_batches, rows, place.root, ids),
+        input_columns,
+        containers=place.containers(tables),
+        proves_rows=ids is not None or rows[0].is_uri,
+        tables=tables,
+    )
 
 
 def _open(found: Sequence[str], image_column: str | None, uri_column: str | None, limit: int | None) -> list[_Rows]:
@@ -86,12 +96,12 @@ def _count(table: TableFile, most: int | None) -> int:
 
 
 def _own_ids(rows: list[_Rows]) -> pa.ChunkedArray | None:
-    """Return the tables' own ids, where there is one for every row and all differ."""
-    if not all("id" in one.table.schema.names and is_id(one.table.schema.field("id").type) for one in rows):
+    """Return the tables' own ids, where there is each for every row and all differ."""
+    if not all("id" in each.table.schema.names and is_id(each.table.schema.field("id").type) for each in rows):
         return None
     chunks: list[pa.Array] = []
-    for one in rows:
-        for batch in _first_rows(one, ["id"]):
+    for each in rows:
+        for batch in _first_rows(each, ["id"]):
             column = batch.column(0)
             if pa.types.is_dictionary(column.type):
                 column = column.dictionary_decode()
@@ -116,18 +126,20 @@ def _first_rows(rows: _Rows, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 def _batches(rows: list[_Rows], root: str, ids: pa.ChunkedArray | None) -> Iterator[pa.RecordBatch]:
     done = 0
-    for one in rows:
-        path = relative(one.table.uri, root)
+    for listed in rows:
+        file, path = listed.table.uri, relative(listed.table.uri, root)
+        by_id = "" if ids is None else "&by=id"
+        by = by_id or (f"&by=uri&column={listed.column}" if listed.is_uri else "")
         start = 0
-        for references in _references(one):
+        for references in _references(listed):
             count = len(references)
             numbers = pa.array(np.arange(start, start + count))
-            records = numbered(f"{one.table.uri}#row=", numbers)
             # A null reference stays a cell: reading it says that it is null.
-            cells = numbered(f"{one.table.uri}#row=", numbers, f"&column={one.column}")
-            uris = pc.coalesce(references, cells)
+            cells = numbered(f"{file}#row=", numbers, f"{by_id}&column={listed.column}")
             own = numbered(f"{path}#", numbers) if ids is None else ids.slice(done, count).combine_chunks()
-            yield listing_batch(own, uris, records)
+            identities = identities_of(references) if listed.is_uri else None
+            records = numbered(f"{file}#row=", numbers, by)
+            yield listing_batch(own, pc.coalesce(references, cells), records, identities)
             start += count
             done += count
 
@@ -148,4 +160,6 @@ def _references(rows: _Rows) -> Iterator[pa.Array]:
         if pc.all(pc.match_substring_regex(values, _FULL_URI), min_count=0).as_py():
             yield values
         else:
-            yield pa.array([files.resolve(one, folder) if one else None for one in values.to_pylist()], pa.string())
+            yield pa.array(
+                [files.resolve(each, folder) if each else None for each in values.to_pylist()], pa.string()
+            )

@@ -111,7 +111,7 @@ class TableRows:
     def _batches(self, columns: tuple[str, ...], group: int) -> Iterator[pa.RecordBatch]:
         """Stream columns of a row group in batches of about ``_WINDOW_BYTES``, or of a CSV file."""
         if self._csv is not None:
-            return self._csv.batches(columns)
+            return self._csv.batches(columns, raw=True)
         assert self._parquet is not None
         metadata = self._parquet.metadata.row_group(group)
         chunks = [metadata.column(index) for index in range(metadata.num_columns)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, masked
 from dmt_ray.storage.inputs.listing import BATCH_ROWS, one_line, suffix
+from dmt_ray.storage.threads import reading_threads
 
 #: File name suffixes (lower case) of Parquet files.
 PARQUET_SUFFIXES = frozenset({".parquet", ".parq", ".pq"})
@@ -38,8 +39,12 @@ class TableFile:
         """Tell CSV from Parquet."""
         return suffix(self.uri) in CSV_DELIMITERS
 
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str], *, raw: bool = False) -> Iterator[pa.RecordBatch]:
         """Yield some columns, at least one, a batch of rows at a time.
+
+        Parameters:
+            columns: their names.
+            raw: columns of CSV come as bytes, whatever their encoding.
 
         Raises:
             SettingsError: the file cannot be read, or changed since its schema was read.
@@ -47,7 +52,9 @@ class TableFile:
         try:
             with files.open_file(self.uri) as source:
                 if self.is_csv:
-                    yield from _open_csv(source, self.uri, self.schema, list(columns))
+                    yield from _open_csv(
+                        source, self.uri, self.schema, list(columns), pa.binary() if raw else pa.string()
+                    )
                 else:
                     yield from pq.ParquetFile(source).iter_batches(batch_size=BATCH_ROWS, columns=list(columns))
         except DmtError:
@@ -62,7 +69,7 @@ def open_tables(uris: Sequence[str]) -> Iterator[TableFile]:
     Raises:
         SettingsError: a file cannot be read.
     """
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with reading_threads(_AT_ONCE) as pool:
         for start in range(0, len(uris), _AT_ONCE):
             yield from pool.map(open_table, uris[start : start + _AT_ONCE])
 
@@ -78,6 +85,7 @@ def open_table(uri: str) -> TableFile:
             if suffix(uri) in CSV_DELIMITERS:
                 return TableFile(uri, _csv_schema(source, uri), None)
             file = pq.ParquetFile(source)
+            _check_names(uri, file.schema_arrow.names, "rename one of them")
             return TableFile(uri, file.schema_arrow, file.metadata.num_rows)
     except StorageError as error:
         raise SettingsError(f"Cannot read {masked(uri)}: {error.reason}.") from error
@@ -110,6 +118,13 @@ def read_typed(table: TableFile, columns: Sequence[str]) -> pa.Table:
         raise _unreadable(table.uri, error) from error
 
 
+def _check_names(uri: str, names: Sequence[str], remedy: str) -> None:
+    """Raise SettingsError when two columns have the same name: nothing would tell which is meant."""
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise SettingsError(f"{masked(uri)} has more than one column {repeated[0]!r}; {remedy}.")
+
+
 def _csv_schema(source: object, uri: str) -> pa.Schema:
     reader = pa.csv.open_csv(
         source,
@@ -117,19 +132,19 @@ def _csv_schema(source: object, uri: str) -> pa.Schema:
         parse_options=_csv_layout(uri),
     )
     names = reader.schema.names
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise SettingsError(f"{masked(uri)} has more than one column {repeated[0]!r}; its first line must name each.")
+    _check_names(uri, names, "its first line must name each")
     return pa.schema([(name, pa.string()) for name in names])
 
 
-def _open_csv(source: object, uri: str, schema: pa.Schema, columns: list[str]) -> pa.csv.CSVStreamingReader:
+def _open_csv(
+    source: object, uri: str, schema: pa.Schema, columns: list[str], kind: pa.DataType
+) -> pa.csv.CSVStreamingReader:
     return pa.csv.open_csv(
         source,
         read_options=pa.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
         parse_options=_csv_layout(uri),
         convert_options=pa.csv.ConvertOptions(
-            column_types={name: pa.string() for name in schema.names},
+            column_types=dict.fromkeys(schema.names, kind),
             include_columns=columns,
             strings_can_be_null=False,
         ),

@@ -13,8 +13,11 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import re
+import reprlib
 import secrets
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +29,7 @@ import numpy.typing as npt
 from dmt_ray.errors import DmtError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError
-from dmt_ray.storage.models.weights import cache_folder
+from dmt_ray.storage.models.cache import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -37,30 +40,20 @@ VERSION = 1
 _FORMAT = "dmt_ray manifold"
 _TENSOR = "array"
 _ALIGNMENT = 64
-#: Arrays and blocks are written in pieces of about so many bytes.
+#: Arrays are written in pieces of about so many bytes.
 _PIECE = 32 * 2**20
+#: The header of a file of one array is far shorter.
+_LONGEST_HEADER = 2**20
+#: What every version of NumPy can have.
+_MOST_AXES = 32
 _DTYPES = {
     **{"F16": "<f2", "F32": "<f4", "F64": "<f8", "BOOL": "|b1"},
     **{f"I{8 * size}": f"{'<' if size > 1 else '|'}i{size}" for size in (1, 2, 4, 8)},
     **{f"U{8 * size}": f"{'<' if size > 1 else '|'}u{size}" for size in (1, 2, 4, 8)},
 }
 _CODES = {np.dtype(text): code for code, text in _DTYPES.items()}
+_ARRAY_FILE = re.compile(r"\w+-[0-9a-f]+\.safetensors", re.ASCII)
 _REMEDY = "make the manifold again, or copy it again from where it is whole"
-
-
-@dataclass(frozen=True)
-class RowBlocks:
-    """An array that is made a block of rows at a time and never lies in memory whole.
-
-    Attributes:
-        shape: of the whole array, at least one axis.
-        dtype: of every block.
-        blocks: arrays (n, *shape[1:]) whose n add up to shape[0]; gone through once.
-    """
-
-    shape: tuple[int, ...]
-    dtype: npt.DTypeLike
-    blocks: Iterable[Array]
 
 
 @dataclass(frozen=True)
@@ -74,11 +67,11 @@ class _Entry:
     sha256: str
 
 
-def save_arrays(uri: str, record: Mapping[str, Any], arrays: Mapping[str, Array | RowBlocks]) -> None:
+def save_arrays(uri: str, record: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
     """Save arrays and a record, replacing what was saved there; nobody ever sees a part of them.
 
-    Memory stays at a few blocks, whatever the size. For a store, one array at a time lies in ``$TMPDIR`` until it is
-    uploaded.
+    Memory stays at a few pieces of an array, which may be mapped from a file. For a store, one array at a time lies
+    in ``$TMPDIR`` until it is uploaded.
 
     Parameters:
         uri: a folder: a local path or any URI that fsspec knows.
@@ -87,7 +80,7 @@ def save_arrays(uri: str, record: Mapping[str, Any], arrays: Mapping[str, Array 
 
     Raises:
         StorageError: cannot be written; what was saved there before is untouched.
-        ValueError: blocks are not what was declared, or the record or a name cannot be saved.
+        ValueError: the record, a name or a dtype cannot be saved.
     """
     for name, array in arrays.items():
         if not re.fullmatch(r"\w{1,64}", name, re.ASCII):
@@ -113,16 +106,14 @@ def save_arrays(uri: str, record: Mapping[str, Any], arrays: Mapping[str, Array 
     _delete(uri, before)
 
 
-def open_arrays(uri: str, *, verify: bool = True) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Open what ``save_arrays`` saved.
+def open_arrays(uri: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Open what ``save_arrays`` saved; every array is read once to check its SHA-256.
 
     From a store, each array is first downloaded into ``manifolds`` of the cache folder (``$DMT_RAY_CACHE``), under
     its checksum, and kept there: the next opening downloads nothing. Nothing deletes them.
 
     Parameters:
         uri: the folder.
-        verify: read every array once to check its SHA-256 (downloads are checked in any case). Without, sizes, dtypes
-            and shapes alone are checked: for a process that knows that another has verified.
 
     Returns:
         The record, and read-only arrays mapped into memory: pages are read when they are touched.
@@ -136,9 +127,9 @@ def open_arrays(uri: str, *, verify: bool = True) -> tuple[dict[str, Any], dict[
         place = files.join(uri, entry.file)
         if files.is_local(uri):
             path = Path(files.absolute(place))
-            _check(path, place, entry, verify=verify)
+            _check(path, place, entry)
         else:
-            path = _cached(place, entry, verify=verify)
+            path = _cached(place, entry)
         arrays[name] = _map(path, place, entry)
     return record, arrays
 
@@ -153,26 +144,27 @@ def open_record(uri: str) -> dict[str, Any]:
 
 
 def delete_arrays(uri: str) -> None:
-    """Delete what ``save_arrays`` saved there, the record first; nothing else, and nothing where there is nothing.
+    """Delete what ``save_arrays`` saved there, whole or damaged, the record first; nothing else.
 
     Raises:
-        StorageError: the record cannot be read or deleted.
+        StorageError: the folder cannot be listed, or a file cannot be deleted.
     """
-    if not files.exists(files.join(uri, RECORD_NAME)):
-        return
-    names = [entry.file for entry in _read_record(uri)[1].values()]
-    files.delete(files.join(uri, RECORD_NAME))
-    _delete(uri, names)
+    names = files.list_names(uri)
+    if RECORD_NAME in names:
+        files.delete(files.join(uri, RECORD_NAME))
+    for name in sorted(names):
+        if _ARRAY_FILE.fullmatch(name):
+            files.delete(files.join(uri, name))
 
 
 # Writing.
 
 
-def _write(path: Path, file: str, array: Array | RowBlocks) -> _Entry:
+def _write(path: Path, file: str, array: Array) -> _Entry:
     """Write one safetensors file and return its entry."""
     dtype = np.dtype(array.dtype).newbyteorder("<")
     shape = tuple(int(n) for n in array.shape)
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     header = {_TENSOR: {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [0, size]}}
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
@@ -181,30 +173,15 @@ def _write(path: Path, file: str, array: Array | RowBlocks) -> _Entry:
         head = len(text).to_bytes(8, "little") + text
         digest.update(head)
         out.write(head)
-        for block in _rows(array):
+        for block in _pieces(array):
             data = np.ascontiguousarray(block, dtype=dtype).reshape(-1).view(np.uint8).data
             digest.update(data)
             out.write(data)
     return _Entry(file, _CODES[dtype], shape, 8 + len(text) + size, digest.hexdigest())
 
 
-def _rows(array: Array | RowBlocks) -> Iterator[Array]:
-    """Yield an array in pieces of rows, checked against what was declared."""
-    if isinstance(array, RowBlocks):
-        rows, dtype = 0, np.dtype(array.dtype)
-        for block in array.blocks:
-            if block.shape[1:] != tuple(array.shape[1:]) or block.dtype != dtype:
-                raise ValueError(f"a block of {block.dtype} {block.shape} in an array of {dtype} {array.shape}")
-            rows += len(block)
-            yield from _pieces(block)
-        if rows != array.shape[0]:
-            raise ValueError(f"blocks of {rows} rows in all in an array of {array.shape}")
-    else:
-        yield from _pieces(array)
-
-
 def _pieces(array: Array) -> Iterator[Array]:
-    """Yield pieces that may be copied without a thought for memory, such as those of a mapped or strided array."""
+    """Yield an array in pieces of rows that are small enough to be copied, such as those of a mapped array."""
     if array.ndim == 0:
         yield array
         return
@@ -248,37 +225,58 @@ def _read_record(uri: str) -> tuple[dict[str, Any], dict[str, _Entry]]:
         raise
     try:
         content = json.loads(data)
-        known = content["format"] == _FORMAT
-        version = content["version"]
-    except (ValueError, KeyError, TypeError) as error:
+        kind, version = content["format"], content["version"]
+        if type(kind) is not str or type(version) is not int:
+            raise TypeError("format or version")
+        if kind == _FORMAT and version == VERSION:
+            sha256, digest = content.pop("sha256", None), _digest(content)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StorageError(place, f"is no manifold's record, or a damaged one; {_REMEDY}") from error
-    if not known:
-        raise StorageError(place, f"is a record of {content['format']!r}, not of a manifold")
+    if kind != _FORMAT:
+        raise StorageError(place, f"is a record of {kind[:80]!r}, not of a manifold")
     if version != VERSION:
         reason = f"has format version {version}, and this dmt_ray reads version {VERSION}"
         raise StorageError(place, f"{reason}: install the dmt_ray that saved it, or make the manifold again")
-    if content.pop("sha256", None) != _digest(content):
+    if sha256 != digest:
         raise StorageError(place, f"does not match its own checksum: it was changed or damaged; {_REMEDY}")
     try:
-        entries = {
-            str(name): _Entry(**{**entry, "shape": tuple(int(n) for n in entry["shape"])})
-            for name, entry in content["arrays"].items()
-        }
-        sound = all(
-            re.fullmatch(r"\w+-[0-9a-f]+\.safetensors", entry.file, re.ASCII)
-            and re.fullmatch(r"[0-9a-f]{64}", entry.sha256)
-            and entry.dtype in _DTYPES
-            for entry in entries.values()
-        )
-        record = dict(content["record"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(place, f"is not a manifold's record ({type(error).__name__}: {error})") from error
-    if not sound:
-        raise StorageError(place, "is not a manifold's record: it names files that no manifold has")
-    return record, entries
+        record, arrays = content["record"], content["arrays"]
+        if not isinstance(record, dict) or not isinstance(arrays, dict):
+            raise ValueError("record or arrays")
+        return record, {name: _parse_entry(name, entry) for name, entry in arrays.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"without {error}" if isinstance(error, KeyError) else f"{error}"
+        raise StorageError(place, f"is not a manifold's record ({reason}); {_REMEDY}") from error
 
 
-def _check(path: Path, place: str, entry: _Entry, *, verify: bool) -> None:
+def _parse_entry(name: str, entry: Mapping[str, Any]) -> _Entry:
+    """Return what a record says of an array, whatever its JSON holds.
+
+    Raises:
+        ValueError: it says what ``save_arrays`` never writes.
+        KeyError: it leaves something out.
+        TypeError: it is no JSON object.
+    """
+    file, dtype, shape = entry["file"], entry["dtype"], entry["shape"]
+    size, sha256 = entry["size"], entry["sha256"]
+    if not isinstance(file, str) or not _ARRAY_FILE.fullmatch(file):
+        raise ValueError(f"{name}: it names files that no manifold has")
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise ValueError(f"{name}: dtype {reprlib.repr(dtype)}")
+    if not isinstance(sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ValueError(f"{name}: sha256 {reprlib.repr(sha256)}")
+    if type(size) is not int or not 0 <= size <= sys.maxsize:
+        raise ValueError(f"{name}: size {reprlib.repr(size)}")
+    if not isinstance(shape, list) or len(shape) > _MOST_AXES or any(type(n) is not int or n < 0 for n in shape):
+        raise ValueError(f"{name}: shape {reprlib.repr(shape)}")
+    itemsize = np.dtype(_DTYPES[dtype]).itemsize
+    # An empty array may have other axes too long for NumPy.
+    if math.prod(shape) * itemsize > size or math.prod(max(1, n) for n in shape) * itemsize > sys.maxsize:
+        raise ValueError(f"{name}: shape {reprlib.repr(shape)} for a file of {size} bytes")
+    return _Entry(file, dtype, tuple(shape), size, sha256)
+
+
+def _check(path: Path, place: str, entry: _Entry) -> None:
     """Compare a local copy of ``place`` with what the record says of it."""
     try:
         size = path.stat().st_size
@@ -288,32 +286,29 @@ def _check(path: Path, place: str, entry: _Entry, *, verify: bool) -> None:
         raise StorageError(place, error.strerror or "cannot be read") from error
     if size != entry.size:
         raise StorageError(place, f"has {size} bytes instead of {entry.size}: it is truncated or changed; {_REMEDY}")
-    if verify:
-        try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise StorageError(place, error.strerror or "cannot be read") from error
-        if found != entry.sha256:
-            raise StorageError(
-                place,
-                f"has SHA-256 {found[:16]} instead of {entry.sha256[:16]}: it was changed or damaged; {_REMEDY}",
-            )
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StorageError(place, error.strerror or "cannot be read") from error
+    if found != entry.sha256:
+        reason = f"has SHA-256 {found[:16]} instead of {entry.sha256[:16]}: it was changed or damaged"
+        raise StorageError(place, f"{reason}; {_REMEDY}")
 
 
-def _cached(place: str, entry: _Entry, *, verify: bool) -> Path:
+def _cached(place: str, entry: _Entry) -> Path:
     """Return the local copy of a file in a store, downloaded when there is none that is sound."""
     path = cache_folder() / "manifolds" / f"{entry.sha256}.safetensors"
     if path.exists():
         try:
-            _check(path, str(path), entry, verify=verify)
+            _check(path, str(path), entry)
             return path
         except StorageError as error:
             logger.warning("Downloading again what is damaged in the cache: %s", error)
     try:
         with files.staged(str(path)) as temporary:
             files.fetch(place, temporary)
-            _check(temporary, place, entry, verify=True)
+            _check(temporary, place, entry)
     except StorageError as error:
         if isinstance(error.__cause__, FileNotFoundError) and error.uri == files.masked(place):
             raise StorageError(place, f"does not exist, and {RECORD_NAME} beside it names it; {_REMEDY}") from error
@@ -326,14 +321,14 @@ def _map(path: Path, place: str, entry: _Entry) -> Array:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
-            if not 0 < length <= entry.size:
-                raise ValueError("a header longer than the file")
+            if not 0 < length <= _LONGEST_HEADER:
+                raise ValueError("the length of the header")
             tensor = json.loads(file.read(length))[_TENSOR]
             found = (tensor["dtype"], tuple(tensor["shape"]), 8 + length + tensor["data_offsets"][1])
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise StorageError(place, f"is not a safetensors file of one array; {_REMEDY}") from error
     dtype = np.dtype(_DTYPES[entry.dtype])
-    expected = int(np.prod(entry.shape, dtype=np.int64)) * dtype.itemsize
+    expected = math.prod(entry.shape) * dtype.itemsize
     if found != (entry.dtype, entry.shape, entry.size) or entry.size != 8 + length + expected:
         raise StorageError(place, f"holds {found[0]} {found[1]}, not {entry.dtype} {entry.shape}; {_REMEDY}")
     if expected == 0:

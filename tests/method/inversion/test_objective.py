@@ -15,13 +15,13 @@ from dmt_ray.method.inversion.objective import (
 )
 from dmt_ray.method.inversion.preconditioner import SpectralPreconditioner
 from dmt_ray.method.metrics.pixels import psnr
-from dmt_ray.method.networks.vgg import VGG
+from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import resize
 from dmt_ray.storage.models.weights import resolve_weights
 
 
 @pytest.fixture(scope="module")
-def problem(network: VGG, pictures: np.ndarray) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+def problem(network: FeatureNetwork, pictures: np.ndarray) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
     """Luma of two pictures, the features of their colour versions, and no colour to start from."""
     rgb = torch.tensor(pictures[:2]).permute(0, 3, 1, 2).float()
     with torch.no_grad():
@@ -42,7 +42,7 @@ def test_losses_equal_their_formulas_and_gradients_in_float64() -> None:
 
 
 def test_gradient_of_the_objective_equals_finite_differences(
-    network: VGG, problem: tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]
+    network: FeatureNetwork, problem: tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]
 ) -> None:
     luma, targets, start = problem
     objective = PictureObjective(network, targets, start, luma=luma, tv_weight=10)
@@ -56,7 +56,7 @@ def test_gradient_of_the_objective_equals_finite_differences(
 
 
 def test_ends_within_one_percent_of_scipys_lbfgsb_on_the_same_objective(
-    network: VGG, problem: tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]
+    network: FeatureNetwork, problem: tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]
 ) -> None:
     luma, targets, start = problem
     objective = PictureObjective(network, targets, start, luma=luma, tv_weight=1)
@@ -84,7 +84,7 @@ def test_ends_within_one_percent_of_scipys_lbfgsb_on_the_same_objective(
 
 
 def test_finds_the_colours_whose_features_it_is_given(
-    network: VGG, problem: tuple[torch.Tensor, list[torch.Tensor], torch.Tensor], pictures: np.ndarray
+    network: FeatureNetwork, problem: tuple[torch.Tensor, list[torch.Tensor], torch.Tensor], pictures: np.ndarray
 ) -> None:
     luma, targets, start = problem
     truth = color.chroma(torch.tensor(pictures[:2]).permute(0, 3, 1, 2).float())
@@ -96,7 +96,7 @@ def test_finds_the_colours_whose_features_it_is_given(
 
 
 def test_a_batch_gives_what_its_images_give_alone(
-    network: VGG, problem: tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]
+    network: FeatureNetwork, problem: tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]
 ) -> None:
     luma, targets, start = problem
     together = invert_chroma(network, luma, targets, start, tv_weight=5, iterations=15)
@@ -110,7 +110,7 @@ def test_a_batch_gives_what_its_images_give_alone(
 
 
 def test_no_iterations_return_the_start(
-    network: VGG, problem: tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]
+    network: FeatureNetwork, problem: tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]
 ) -> None:
     luma, targets, start = problem
     found = invert_chroma(network, luma, targets, start + 7, tv_weight=5, iterations=0)
@@ -135,7 +135,7 @@ def test_the_preconditioner_is_a_symmetric_positive_operator_that_favours_coarse
     torch.testing.assert_close(identity(a), a)
 
 
-def test_preconditioned_steps_go_further(network: VGG, pictures: np.ndarray) -> None:
+def test_preconditioned_steps_go_further(network: FeatureNetwork, pictures: np.ndarray) -> None:
     """Ten steps of ``invert`` leave less of the objective than ten plain ones, and twice as many."""
     images = torch.tensor(pictures[:2]).permute(0, 3, 1, 2).float()
     with torch.no_grad():
@@ -156,7 +156,7 @@ def test_preconditioned_steps_go_further(network: VGG, pictures: np.ndarray) -> 
         assert (ours < plain.value).all(), steps
 
 
-def test_own_features_give_the_picture_back(network: VGG, pictures: np.ndarray) -> None:
+def test_own_features_give_the_picture_back(network: FeatureNetwork, pictures: np.ndarray) -> None:
     """From the picture itself nothing moves; from one with its colours turned down, they come back."""
     images = torch.tensor(pictures[:2]).permute(0, 3, 1, 2).float()
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_own_features_give_the_picture_back(network: VGG, pictures: np.ndarray) 
 def test_conv3_1_alone_gives_a_photo_back_from_noise() -> None:
     """At 96 px, through the real network, by what ``--start noise`` does."""
     arrays = resolve_weights("vgg16", "auto").arrays
-    network = VGG(arrays, "vgg16", ("conv3_1",), precision="fp32", device=torch.device("cpu"))
+    network = FeatureNetwork(arrays, "vgg16", ("conv3_1",), precision="fp32", device=torch.device("cpu"))
     picture = torch.from_numpy(astronaut()[:256, 100:356].copy())
     images = resize(picture.permute(2, 0, 1).float(), 96, 96).clamp(0, 255)[None]
     with torch.no_grad():

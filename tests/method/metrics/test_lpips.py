@@ -9,7 +9,8 @@ import torchvision
 from torchmetrics.functional.image.lpips import _LPIPS
 
 from dmt_ray.method.metrics.lpips import Lpips, lpips_shapes
-from dmt_ray.method.networks.alexnet import AlexNet
+from dmt_ray.method.networks.alexnet import ALEXNET_LAYERS
+from dmt_ray.method.networks.conv_stack import ConvStack
 from dmt_ray.storage.models.weights import load_lpips
 
 
@@ -112,7 +113,7 @@ def test_alexnet_gives_torchvisions_maps(pairs):
         x = layer(x)
         if isinstance(layer, torch.nn.ReLU):
             expected.append(x.clone())
-    maps = AlexNet(arrays)(pairs[0])
+    maps = ConvStack(ALEXNET_LAYERS, arrays)(pairs[0])
     assert [tap.shape[1] for tap in maps] == [64, 192, 384, 256, 256]
     for ours, wanted in zip(maps, expected, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)

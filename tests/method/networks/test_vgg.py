@@ -3,8 +3,10 @@ import pytest
 import torch
 import torchvision
 
-from dmt_ray.config import TAPS
-from dmt_ray.method.networks.vgg import IMAGENET_MEAN, IMAGENET_STD, VGG, layer_shapes, resolve_precision, tap_stride
+from dmt_ray.method.networks.backbone import BACKBONES
+from dmt_ray.method.networks.conv_stack import IMAGENET_MEAN, IMAGENET_STD
+from dmt_ray.method.networks.feature_network import FeatureNetwork, resolve_precision
+from dmt_ray.method.networks.layers import tap_stride
 from dmt_ray.storage.models.weights import resolve_weights
 
 CPU = torch.device("cpu")
@@ -25,10 +27,10 @@ def test_every_tap_equals_torchvision(backbone: str) -> None:
             x = layer(x)
             if isinstance(layer, torch.nn.ReLU):
                 expected.append(x.clone())
-        network = VGG(arrays, backbone, TAPS[backbone], precision="fp32", device=CPU)
+        network = FeatureNetwork(arrays, backbone, BACKBONES[backbone].taps, precision="fp32", device=CPU)
         maps = network(images)
-    assert len(maps) == len(TAPS[backbone])
-    for tap, ours, theirs in zip(TAPS[backbone], maps, expected, strict=False):
+    assert len(maps) == len(BACKBONES[backbone].taps)
+    for tap, ours, theirs in zip(BACKBONES[backbone].taps, maps, expected, strict=False):
         assert ours.shape == theirs.shape
         assert ours.shape[2:] == (48 // tap_stride(tap), 32 // tap_stride(tap))
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -37,21 +39,23 @@ def test_every_tap_equals_torchvision(backbone: str) -> None:
 @pytest.mark.parametrize("backbone", ["vgg16", "vgg19"])
 def test_layer_shapes_are_torchvisions(backbone: str) -> None:
     state = getattr(torchvision.models, backbone)(weights=None).state_dict()
-    shapes = layer_shapes(backbone)
-    assert len(shapes) == 2 * len(TAPS[backbone])
+    shapes = BACKBONES[backbone].shapes
+    assert len(shapes) == 2 * len(BACKBONES[backbone].taps)
     assert {name: tuple(state[name].shape) for name in shapes} == shapes
 
 
 def test_taps_come_in_the_order_asked_and_the_trunk_stops_at_the_deepest(vgg16_arrays: dict[str, np.ndarray]) -> None:
     deepest = {name: array for name, array in vgg16_arrays.items() if int(name.split(".")[1]) <= 5}
-    network = VGG(deepest, "vgg16", ("conv2_1", "conv1_1"), precision="fp32", device=CPU)
+    network = FeatureNetwork(deepest, "vgg16", ("conv2_1", "conv1_1"), precision="fp32", device=CPU)
     first, second = network(torch.rand(1, 3, 32, 32))
     assert first.shape == (1, 128, 16, 16)
     assert second.shape == (1, 64, 32, 32)
 
 
-def test_bf16_is_close_to_fp32_and_carries_gradients(vgg16_arrays: dict[str, np.ndarray], network: VGG) -> None:
-    half = VGG(vgg16_arrays, "vgg16", network.taps, precision="bf16", device=CPU)
+def test_bf16_is_close_to_fp32_and_carries_gradients(
+    vgg16_arrays: dict[str, np.ndarray], network: FeatureNetwork
+) -> None:
+    half = FeatureNetwork(vgg16_arrays, "vgg16", network.taps, precision="bf16", device=CPU)
     images = torch.rand(1, 3, 64, 64)
     gradients = []
     for model in (network, half):
@@ -71,10 +75,10 @@ def test_precision_is_what_was_asked() -> None:
 
 
 @pytest.mark.gpu
-def test_cuda_equals_cpu(vgg16_arrays: dict[str, np.ndarray], network: VGG) -> None:
+def test_cuda_equals_cpu(vgg16_arrays: dict[str, np.ndarray], network: FeatureNetwork) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     images = torch.rand(2, 3, 64, 64)
-    there = VGG(vgg16_arrays, "vgg16", network.taps, precision="fp32", device=torch.device("cuda"))
+    there = FeatureNetwork(vgg16_arrays, "vgg16", network.taps, precision="fp32", device=torch.device("cuda"))
     for ours, theirs in zip(network(images), there(images.cuda()), strict=True):
         torch.testing.assert_close(ours, theirs.cpu(), rtol=1e-2, atol=1e-3)

@@ -102,13 +102,13 @@ def test_evidence_is_of_the_classes_and_the_basis_has_no_say(
     monkeypatch.setattr(module, "BLOCK_BYTES", 37 * 9 * 8)
     sets = maps(0, 5), maps(1, 4)
     arrays = build(standardise, *sets)
-    np.testing.assert_array_equal(build("none", *sets, maps(2, 3))["evidence"], build("none", *sets)["evidence"])
+    np.testing.assert_array_equal(build("none", *sets, maps(2, 3))["f_ratio"], build("none", *sets)["f_ratio"])
     flat = [np.concatenate([tap.reshape(len(tap), -1) for tap in one], 1).astype(np.float64) for one in sets]
     a, b = flat
     variance = (4 * a.var(0, ddof=1) + 3 * b.var(0, ddof=1)) / 7 * (1 / 5 + 1 / 4)
     ratio = (b.mean(0) - a.mean(0)) ** 2 / variance
     corner = ratio[:384].reshape(6, 8, 8)[:, :2, :2].mean((1, 2))
     middle = ratio[:384].reshape(6, 8, 8)[:, 3:6, 2:5].mean((1, 2))
-    found = arrays["evidence"][:384].reshape(6, 8, 8)
+    found = arrays["f_ratio"][:384].reshape(6, 8, 8)
     np.testing.assert_allclose(found[:, 0, 0], corner, rtol=0.02)  # features are kept in half precision
     np.testing.assert_allclose(found[:, 4, 3], middle, rtol=0.02)

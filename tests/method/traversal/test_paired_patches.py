@@ -35,8 +35,8 @@ def test_an_exemplar_finds_itself_and_goes_the_way_it_went() -> None:
     for change, before, after in zip(exemplars.displacement(index, weights, images), source, target, strict=True):
         torch.testing.assert_close(change, torch.tensor((after - before)[1:4]), rtol=2e-3, atol=2e-3)
     start = exemplars.start_chroma(index, weights, 64)
-    cells = torch.nn.functional.adaptive_avg_pool2d(torch.tensor(chroma[1:4]), 8)
-    smooth = torch.nn.functional.interpolate(cells, size=(64, 64), mode="bilinear", align_corners=False)
+    patches = torch.nn.functional.adaptive_avg_pool2d(torch.tensor(chroma[1:4]), 8)
+    smooth = torch.nn.functional.interpolate(patches, size=(64, 64), mode="bilinear", align_corners=False)
     torch.testing.assert_close(start, smooth, rtol=1e-2, atol=0.1)
 
 
@@ -70,7 +70,7 @@ def test_more_neighbors_than_cells_takes_them_all() -> None:
 
 def test_cells_of_pictures_that_are_alike_as_a_whole_come_first() -> None:
     source, target, chroma = bank(4, 2)
-    for maps in source:  # two pictures of different kinds that share their first cell
+    for maps in source:  # two pictures of different kinds that share their first patch
         maps[1, : maps.shape[1] // 2] += 3
         side = max(1, maps.shape[2] // 8)
         maps[1, :, :side, :side] = maps[0, :, :side, :side]

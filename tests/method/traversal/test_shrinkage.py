@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmt_ray.method.traversal.shrinkage import belief, pooled_evidence, squared_differences
+from dmt_ray.method.traversal.shrinkage import pooled_f_ratio, shrinkage, squared_differences
 
 SHAPES = [(4, 16, 16), (6, 8, 8)]
 WIDTH = sum(int(np.prod(shape)) for shape in SHAPES)
@@ -15,9 +15,9 @@ def features(seed: int, count: int, lift: float = 0.0) -> torch.Tensor:
     return made
 
 
-def evidence(sources: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+def f_ratio(sources: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
     difference, chance = squared_differences(sources, targets)
-    return pooled_evidence(difference.float().numpy(), chance.float().numpy(), SHAPES).astype(np.float64)
+    return pooled_f_ratio(difference.float().numpy(), chance.float().numpy(), SHAPES).astype(np.float64)
 
 
 def test_the_difference_and_its_chance_are_those_of_a_t_test() -> None:
@@ -30,24 +30,24 @@ def test_the_difference_and_its_chance_are_those_of_a_t_test() -> None:
 
 
 def test_without_a_difference_the_evidence_is_one_and_little_is_believed() -> None:
-    found = evidence(features(0, 40), features(1, 60))
+    found = f_ratio(features(0, 40), features(1, 60))
     assert found.mean() == pytest.approx(1, abs=0.1)
-    assert belief(torch.tensor(found), 1.5).mean() < 0.1
+    assert shrinkage(torch.tensor(found), 1.5).mean() < 0.1
 
 
 def test_what_the_classes_differ_in_is_believed_and_the_rest_is_not() -> None:
-    kept = belief(torch.tensor(evidence(features(0, 40), features(1, 60, 3.0))), 1.5)
+    kept = shrinkage(torch.tensor(f_ratio(features(0, 40), features(1, 60, 3.0))), 1.5)
     assert kept[5 * 16 : 7 * 16].min() > 0.9
     assert kept[12 * 16 :].mean() < 0.1
     assert kept.min() >= 0
 
 
 def test_no_shrinking_believes_everything() -> None:
-    assert torch.equal(belief(torch.tensor(evidence(features(0, 5), features(1, 5))), 0), torch.ones(WIDTH))
+    assert torch.equal(shrinkage(torch.tensor(f_ratio(features(0, 5), features(1, 5))), 0), torch.ones(WIDTH))
 
 
 def test_dead_units_are_no_evidence_and_two_photos_neither() -> None:
     sources, targets = features(0, 9), features(1, 9)
     sources[:, :256] = targets[:, :256] = 0
-    assert evidence(sources, targets)[:256].max() < 1e-3
-    assert not belief(torch.tensor(evidence(features(0, 1), features(1, 1, 50))), 1.5).any()
+    assert f_ratio(sources, targets)[:256].max() < 1e-3
+    assert not shrinkage(torch.tensor(f_ratio(features(0, 1), features(1, 1, 50))), 1.5).any()

@@ -15,7 +15,8 @@ import pytest
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, join
-from dmt_ray.storage.inputs.registry import ItemReader, RecordReader, list_inputs, open_listing
+from dmt_ray.storage.inputs.reader import InputReader
+from dmt_ray.storage.inputs.registry import list_inputs, open_listing
 
 
 def tar(members: list[tuple[str | tarfile.TarInfo, bytes]], **options) -> bytes:
@@ -45,9 +46,9 @@ def test_samples_of_a_folder_of_archives(folder):
     items = list(listing)
     assert [item.id for item in items] == ["a.tar#0001", "a.tar#0002", "b.tar#0001"]
     assert listing.input_columns.names == ["json", "txt", "cls"]
-    with ItemReader() as reader, RecordReader() as records:
-        assert [reader.read(item.uri) for item in items[::-1]] == [b"three", b"two", b"one" * 9000]
-        read = [records.read_record(item.record, ["json", "txt", "cls"]) for item in items]
+    with InputReader() as reader, InputReader() as records:
+        assert [reader.read_item(item) for item in items[::-1]] == [b"three", b"two", b"one" * 9000]
+        read = [records.read_record(item, ["json", "txt", "cls"]) for item in items]
     assert [json.loads(read[0]["json"]), read[0]["txt"], read[0]["cls"]] == [{"n": 1}, "größe", None]
     assert read[1:] == [{"json": None, "txt": None, "cls": "7"}, {"json": None, "txt": None, "cls": None}]
     assert list_inputs(join(folder, "set"), limit=1) == items[:1]
@@ -68,17 +69,17 @@ def test_members_apart_long_names_and_several_dots(tmp_path, kind):
     place = put(str(tmp_path), "t.tar", tar(members, format=kind))
     items = list_inputs(place)
     assert [item.id for item in items] == ["t.tar#a", f"t.tar#{long}"]
-    with ItemReader() as reader, RecordReader() as records:
-        assert [reader.read(item.uri) for item in items] == [b"A", b"L"]
-        assert records.read_record(items[0].record, ["json"]) == {"json": "{}"}
-        assert records.read_record(items[1].record, ["seg.png", "json"]) == {"seg.png": b"mask", "json": None}
+    with InputReader() as reader, InputReader() as records:
+        assert [reader.read_item(item) for item in items] == [b"A", b"L"]
+        assert records.read_record(items[0], ["json"]) == {"json": "{}"}
+        assert records.read_record(items[1], ["seg.png", "json"]) == {"seg.png": b"mask", "json": None}
     masks = list_inputs(place, image_column="seg.png")
-    assert [ItemReader().read(item.uri) for item in masks] == [b"mask"]
+    assert [InputReader().read_item(item) for item in masks] == [b"mask"]
 
 
 def test_what_comes_later_replaces_as_in_any_tar(tmp_path):
     [item] = list_inputs(put(str(tmp_path), "t.tar", tar([("a.jpg", b"old"), ("b.txt", b"x"), ("a.jpg", b"new")])))
-    assert ItemReader().read(item.uri) == b"new"
+    assert InputReader().read_item(item) == b"new"
 
 
 def test_links_devices_and_hidden_names_are_left_out(tmp_path, caplog):
@@ -109,10 +110,10 @@ def test_hostile_names_are_ids_and_nothing_else(tmp_path):
     data = tar([(f"{name}.jpg", name[:9].encode("utf-8", "replace")) for name in names])
     items = list_inputs(put(str(tmp_path / "in"), "t.tar", data))
     assert len({item.id for item in items}) == len(names)
-    with ItemReader() as reader, RecordReader() as records:
+    with InputReader() as reader, InputReader() as records:
         for item, name in zip(items, names, strict=True):
-            assert reader.read(item.uri) == name[:9].encode("utf-8", "replace")
-            assert records.read_record(item.record, ["txt", "jpg"])["jpg"] == name[:9].encode("utf-8", "replace")
+            assert reader.read_item(item) == name[:9].encode("utf-8", "replace")
+            assert records.read_record(item, ["txt", "jpg"])["jpg"] == name[:9].encode("utf-8", "replace")
     assert sorted(os.listdir(tmp_path)) == ["in"]  # noqa: PTH208
 
 
@@ -124,7 +125,7 @@ def test_samples_without_or_with_several_images(tmp_path, caplog):
     place = put(str(tmp_path), "t.tar", tar([("a.jpg", b"x"), ("a.png", b"B")]))
     with pytest.raises(SettingsError, match=r"Sample 'a' of .*several images: jpg, png; choose one with --image-col"):
         list_inputs(place)
-    assert ItemReader().read(list_inputs(place, image_column="png")[0].uri) == b"B"
+    assert InputReader().read_item(list_inputs(place, image_column="png")[0]) == b"B"
     with pytest.raises(SettingsError, match=r"no sample of its 1 archive\(s\) has a member \.gif"):
         list_inputs(place, image_column="gif")
     with pytest.raises(SettingsError, match="leave out"):
@@ -160,15 +161,15 @@ def test_compressed_archives_are_refused_with_a_reason(tmp_path):
 def test_an_archive_that_changed_after_it_was_listed(tmp_path):
     items = list_inputs(put(str(tmp_path), "t.tar", GOOD))
     Path(tmp_path / "t.tar").write_bytes(GOOD[:2600])
-    reader, records = ItemReader(), RecordReader()
-    assert reader.read(items[0].uri) == b"A" * 2000
+    reader, records = InputReader(), InputReader()
+    assert reader.read_item(items[0]) == b"A" * 2000
     with pytest.raises(StorageError, match="ends before byte"):
-        reader.read(items[1].uri)
+        reader.read_item(items[1])
     with pytest.raises(StorageError, match="tar archive"):
-        records.read_record(items[1].record, ["jpg"])
+        records.read_record(items[1], ["jpg"])
     Path(tmp_path / "t.tar").unlink()
     with pytest.raises(StorageError, match="does not exist"):
-        reader.read(items[0].uri)
+        reader.read_item(items[0])
 
 
 def test_listing_from_afar_reads_headers_and_no_images(bucket, faulty_s3):
@@ -179,5 +180,5 @@ def test_listing_from_afar_reads_headers_and_no_images(bucket, faulty_s3):
     assert len(items) == 8
     assert faulty_s3.requests("GET") <= 14
     faulty_s3.clear()
-    assert ItemReader().read(items[5].uri) == bytes(300_000)
+    assert InputReader().read_item(items[5]) == bytes(300_000)
     assert faulty_s3.requests() <= 3

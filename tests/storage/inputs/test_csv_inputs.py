@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dmt_ray.errors import ImageError, SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, join
 from dmt_ray.storage.inputs import tables
-from dmt_ray.storage.inputs.registry import ItemReader, RecordReader, list_inputs, open_listing
+from dmt_ray.storage.inputs.reader import InputReader
+from dmt_ray.storage.inputs.registry import list_inputs, open_listing
 
 
 def put(folder: str, name: str, data: bytes | str) -> str:
@@ -26,20 +29,20 @@ def test_rows_with_uris_and_other_columns(folder):
     items = list(listing)
     assert [item.id for item in items] == ["t.csv#0", "t.csv#1", "t.csv#2", "t.csv#3"]
     assert listing.input_columns.names == ["label", "n"]
-    with ItemReader() as reader, RecordReader() as records:
-        assert [reader.read(item.uri) for item in items[:3]] == [b"1", b"2", b"3"]
+    with InputReader() as reader, InputReader() as records:
+        assert [reader.read_item(item) for item in items[:3]] == [b"1", b"2", b"3"]
         with pytest.raises(ImageError, match="null or empty"):
-            reader.read(items[3].uri)
-        rows = [records.read_record(item.record, ["n", "label"]) for item in items]
+            reader.read_item(items[3])
+        rows = [records.read_record(item, ["n", "label"]) for item in items]
         assert rows == [
             {"n": "007", "label": 'a, "b"\nc'}, {"n": "", "label": "ü"}, {"n": "1.5", "label": "x"},
             {"n": "", "label": "y"},
         ]  # fmt: skip
-        assert records.read_record(items[0].record, ["n"]) == {"n": "007"}  # backwards
+        assert records.read_record(items[0], ["n"]) == {"n": "007"}  # backwards
         with pytest.raises(StorageError, match="no column gone"):
-            records.read_record(items[0].record, ["gone"])
+            records.read_record(items[0], ["gone"])
         with pytest.raises(StorageError, match="has 4 rows, so no row 9"):
-            records.read_record(items[3].record.replace("row=3", "row=9"), ["n"])
+            records.read_record(replace(items[3], record=items[3].record.replace("row=3", "row=9")), ["n"])
     assert [item.id for item in list_inputs(place, limit=3)] == ["t.csv#0", "t.csv#1", "t.csv#2"]
 
 
@@ -67,9 +70,9 @@ def test_many_blocks(tmp_path, monkeypatch):
     place = put(str(tmp_path), "t.csv", "\n".join(["uri,count", *(",".join(row) for row in rows)]))
     items = list_inputs(place)
     assert [item.uri for item in items] == [f"{tmp_path}/{uri}" for uri, _ in rows]
-    with RecordReader() as records:
+    with InputReader() as records:
         for index in (0, 1, 77, 300, 499, 3, 498):
-            assert records.read_record(items[index].record, ["count"]) == {"count": rows[index][1]}
+            assert records.read_record(items[index], ["count"]) == {"count": rows[index][1]}
 
 
 def test_other_kinds_win_unless_a_column_is_named(tmp_path):

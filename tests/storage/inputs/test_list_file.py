@@ -7,7 +7,8 @@ import pytest
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import join
-from dmt_ray.storage.inputs.registry import ItemReader, list_inputs
+from dmt_ray.storage.inputs.reader import InputReader
+from dmt_ray.storage.inputs.registry import list_inputs
 
 
 def put(folder: str, name: str, data: bytes | str) -> str:
@@ -16,8 +17,8 @@ def put(folder: str, name: str, data: bytes | str) -> str:
 
 
 def pairs(place: str, **options) -> list[tuple[str, bytes]]:
-    with ItemReader() as reader:
-        return [(item.id, reader.read(item.uri)) for item in list_inputs(place, **options)]
+    with InputReader() as reader:
+        return [(item.id, reader.read_item(item)) for item in list_inputs(place, **options)]
 
 
 @pytest.mark.parametrize("name", ["list.txt", "list.LST"])

@@ -17,7 +17,9 @@ from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, join
 from dmt_ray.storage.images import decode_image, encode_image
 from dmt_ray.storage.inputs import table_rows
-from dmt_ray.storage.inputs.registry import InputItem, ItemReader, list_inputs
+from dmt_ray.storage.inputs.listing import InputItem
+from dmt_ray.storage.inputs.reader import InputReader
+from dmt_ray.storage.inputs.registry import list_inputs
 
 
 def picture(value: int) -> bytes:
@@ -34,8 +36,8 @@ def put(folder: str, name: str, data: bytes | pa.Table, **options) -> str:
 
 
 def contents(items: list[InputItem]) -> list[int]:
-    with ItemReader() as reader:
-        return [int(decode_image(reader.read(item.uri), max_pixels=100)[0, 0, 0]) for item in items]
+    with InputReader() as reader:
+        return [int(decode_image(reader.read_item(item), max_pixels=100)[0, 0, 0]) for item in items]
 
 
 def ids(items: list[InputItem]) -> list[str]:
@@ -95,7 +97,7 @@ def test_parquet_with_uris(folder):
     assert ids(items) == ["list.parquet#0", "list.parquet#1", "list.parquet#2"]
     assert contents(items[:2]) == [1, 2]
     with pytest.raises(ImageError) as caught:
-        ItemReader().read(items[2].uri)
+        InputReader().read_item(items[2])
     assert caught.value.kind == "empty"
     assert contents(list_inputs(join(folder, "list.parquet"), uri_column="url", limit=1)) == [1]
 
@@ -107,7 +109,7 @@ def test_hugging_face_structs_with_bytes_or_a_path(tmp_path):
     items = list_inputs(str(tmp_path / "data/train.parquet"))
     assert contents(items[:2]) == [3, 9]
     with pytest.raises(ImageError, match="null"):
-        ItemReader().read(items[2].uri)
+        InputReader().read_item(items[2])
 
 
 @pytest.mark.parametrize("name", ["image", "bytes", "image_bytes", "JPG", "only_binary", "odd.name", "a b#c"])
@@ -187,20 +189,20 @@ def test_wrong_columns_are_named(tmp_path):
 def test_unreadable_cells_say_why(tmp_path):
     place = put(str(tmp_path), "1.parquet", table(3))
     item = list_inputs(place)[2]
-    reader = ItemReader()
+    reader = InputReader()
     for wrong, message in (
         (item.uri.replace("row=2", "row=3"), "has 3 rows"),
         (item.uri.replace("column=image", "column=gone"), "has no column gone"),
         (item.uri.replace("1.parquet", "2.parquet"), "does not exist"),
     ):
         with pytest.raises(StorageError, match=message):
-            reader.read(wrong)
+            reader.read_item(InputItem(item.id, wrong))
     assert contents([item]) == [2]
     data = bytearray((tmp_path / "1.parquet").read_bytes())
     data[4:-200] = bytes(len(data) - 204)
     (tmp_path / "1.parquet").write_bytes(bytes(data))
     with pytest.raises(StorageError, match="cannot be read"):
-        ItemReader().read(item.uri)
+        InputReader().read_item(item)
 
 
 def test_listing_reads_no_image_bytes(tmp_path, monkeypatch):
@@ -232,9 +234,9 @@ def test_one_huge_row_group_is_read_in_windows(tmp_path, monkeypatch):
     monkeypatch.setattr(table_rows, "_READ_BYTES", 100_000)
     items = list_inputs(place)
     before = pa.total_allocated_bytes()
-    with ItemReader() as reader:
+    with InputReader() as reader:
         for index in (0, 1, 5, 30, 59, 58, 2):
-            assert reader.read(items[index].uri) == noise[index]
+            assert reader.read_item(items[index]) == noise[index]
             assert pa.total_allocated_bytes() - before < 4_000_000
     assert re.fullmatch(r".*big\.parquet#row=59&column=image", items[59].uri)
 
@@ -257,13 +259,13 @@ def test_too_many_bytes_are_refused_in_every_form(tmp_path, bucket, faulty_s3):
     put(bucket, "fits.jpg", fits)
     places = [join(place, name) for name in ("images", "bytes.parquet", "uris.parquet", "paths.parquet", "list.txt")]
     for uri in (*places, join(place, "t.tar"), bucket):
-        reader = ItemReader(max_bytes=1000)
+        reader = InputReader(max_bytes=1000)
         too_large, right = list_inputs(uri)
         faulty_s3.clear()
         with pytest.raises(
             ImageError, match=r"has 2000 bytes; the limit is 1000 \(raise it with --max-bytes\)"
         ) as caught:
-            reader.read(too_large.uri)
+            reader.read_item(too_large)
         assert caught.value.kind == "too-large"
         assert faulty_s3.requests("GET") == 0  # refused by its size, unread
-        assert reader.read(right.uri) == fits
+        assert reader.read_item(right) == fits

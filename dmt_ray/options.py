@@ -1,0 +1,93 @@
+"""Options in other forms than words: YAML files and comma-separated lists become the command line's own arguments."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from dmt_ray.errors import SettingsError
+from dmt_ray.storage.files import read_bytes
+
+
+def expand_config(argv: list[str], options: Mapping[str, Any]) -> list[str]:
+    """Put the options of ``--config FILE`` before the command line's own, which therefore win.
+
+    Parameters:
+        argv: the command line.
+        options: the type of every option that the job has.
+
+    Raises:
+        SettingsError: the file cannot be read, is no flat mapping, or has a key that is no option.
+    """
+    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    scan.add_argument("--config")
+    try:
+        path = scan.parse_known_args(argv)[0].config
+    except argparse.ArgumentError:  # the command line's own parser reports "--config" without a value
+        return argv
+    return argv if path is None else _options_of(path, options) + argv
+
+
+def split_lists(argv: list[str], options: Mapping[str, Any]) -> list[str]:
+    """Cut ``--strength 0.5,1,2`` into the words that the parser takes for a list of numbers or names."""
+    words: list[str] = []
+    several = False
+    for word in argv:
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            several = typing.get_origin(options.get(name.replace("-", "_"))) is tuple
+            words += [f"--{name}", *value.split(",")] if several and value else [word]
+        else:
+            words += [part for part in word.split(",") if part] if several else [word]
+    return words
+
+
+def option_types(config: type) -> dict[str, Any]:
+    """Return the type of every option of a config, however deep its section."""
+    types: dict[str, Any] = {}
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            types |= option_types(typing.cast(type, kind))
+        else:
+            types[field.name] = kind
+    return types
+
+
+def _options_of(path: str, known: Mapping[str, Any]) -> list[str]:
+    try:
+        mapping = yaml.safe_load(read_bytes(path))
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not a text file.") from error
+    if mapping is None:
+        return []
+    if not isinstance(mapping, dict):
+        raise SettingsError(f"{path} must be a mapping of option names to values, such as 'size: 96'.")
+    options: list[str] = []
+    for key, value in mapping.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise SettingsError(f"{path}: {key!r} is not an option.")
+        options += _option(path, name, value, known[name])
+    return options
+
+
+def _option(path: str, name: str, value: Any, kind: Any) -> list[str]:
+    flag = "--" + name.replace("_", "-")
+    if isinstance(value, dict):
+        raise SettingsError(f"{path}: {name} must be a plain value, not a mapping.")
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise SettingsError(f"{path}: {name} is {value!r}; it must be true or false.")
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    if isinstance(value, list):
+        return [flag, *map(str, value)]
+    return [f"{flag}={value}"]

@@ -1,0 +1,87 @@
+"""What a check of an output found, and the sentences that say it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dmt_ray.output.commit import SHARDS_FOLDER, shard_name
+from dmt_ray.output.schema import SCHEMA_VERSION
+
+#: Ids, names and errors that a report names; the rest is only counted.
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was found in an output folder."""
+
+    planned: int
+    rows: int
+    errors: int
+    steps: int = 1
+    missing: list[str] = field(default_factory=list)
+    duplicated: list[str] = field(default_factory=list)
+    unplanned: list[str] = field(default_factory=list)
+    misplaced: list[str] = field(default_factory=list)
+    """Ids whose only row is in another shard than the plan says."""
+    damaged: dict[int, str] = field(default_factory=dict)
+    """What is wrong with the file of a shard; its rows count as missing."""
+    foreign: list[int] = field(default_factory=list)
+    """The damaged shards whose files are of other settings, images or columns, and may be sound themselves."""
+    damaged_images: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+    """Visible names in the shards' folder that no shard of the plan has."""
+    present: int = 0
+    """Planned shards that have a file."""
+    schema_version: int = SCHEMA_VERSION
+    first_errors: list[str] = field(default_factory=list)
+    deep: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Every planned id has exactly one sound row per step, readers see no other file, and none is damaged."""
+        wrong = (self.missing, self.duplicated, self.unplanned, self.misplaced, self.damaged, self.strangers)
+        return not any(wrong)
+
+    @property
+    def error_rate(self) -> float:
+        """Error rows over all rows, 0 to 1."""
+        return self.errors / self.rows if self.rows else 0.0
+
+    def sentences(self) -> list[str]:
+        """Say what was found, one fact a line."""
+        planned = f"{self.planned} planned" + (f" x {self.steps} steps" if self.steps > 1 else "")
+        lines = [f"{planned}, {self.rows} rows: {self.rows - self.errors} ok, {self.errors} errors."]
+        if self.schema_version != SCHEMA_VERSION:
+            lines.append(
+                f"Its schema version is {self.schema_version}; this program writes version {SCHEMA_VERSION}."
+            )
+        for number, reason in list(self.damaged.items())[:SHOWN]:
+            lines.append(f"damaged: {shard_name(number)}: {reason}.")
+        if len(self.damaged) > SHOWN:
+            lines.append(f"... and {len(self.damaged) - SHOWN} more damaged shards.")
+        if self.strangers:
+            lines.append(
+                f"{len(self.strangers)} names in {SHARDS_FOLDER}/ are of no planned shard: {some_of(self.strangers)}"
+            )
+        for name, ids in (
+            ("images damaged", self.damaged_images),
+            ("missing", self.missing),
+            ("duplicated", self.duplicated),
+            ("unplanned", self.unplanned),
+            ("in the wrong shard", self.misplaced),
+        ):
+            if ids:
+                lines.append(f"{len(ids)} {name}: {some_of(ids)}")
+        lines += [f"error row: {line}" for line in self.first_errors]
+        if self.errors > len(self.first_errors):
+            lines.append(f"... and {self.errors - len(self.first_errors)} more error rows.")
+        if self.deep and self.complete:
+            lines.append("Every checksum is right and every image can be decoded.")
+        return lines
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return the first few names, and dots where there are more."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -1,0 +1,73 @@
+"""What the driver learns about a committed shard: counts, times and where it was done, without the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+#: The stages of an image, each with a column ``seconds_*``.
+STAGES = ("read", "traverse", "reconstruct")
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    """The figures of the rows that one run made of one shard."""
+
+    shard: int
+    rows: int
+    errors: int
+    """How many of the rows are error rows."""
+    seconds_read: float
+    """Summed over the rows, as are the next two."""
+    seconds_traverse: float
+    seconds_reconstruct: float
+    worker: str = ""
+    """The process that reconstructed the shard; empty for a shard whose images ran one by one."""
+    device: str = ""
+    """Where its network is."""
+    gpus: str = ""
+    """The GPU ids that Ray gave it, joined by commas."""
+    visible_gpus: str = ""
+    """Its CUDA_VISIBLE_DEVICES."""
+
+
+#: The fields of ``ShardSummary``: how summaries travel from the actors to the driver.
+SUMMARY_SCHEMA = pa.schema(
+    [
+        *(("shard", pa.int64()), ("rows", pa.int64()), ("errors", pa.int64())),
+        *((f"seconds_{stage}", pa.float64()) for stage in STAGES),
+        *((name, pa.string()) for name in ("worker", "device", "gpus", "visible_gpus")),
+    ]
+)
+
+
+def summarize(shard: int, rows: pa.Table) -> ShardSummary:
+    """Return the figures of a shard's rows.
+
+    Parameters:
+        shard: its number.
+        rows: with the columns ``status`` and ``seconds_*`` of ``ROW_SCHEMA``.
+    """
+    read, traverse, reconstruct = (
+        float(sum(value or 0.0 for value in rows[f"seconds_{stage}"].to_pylist())) for stage in STAGES
+    )
+    return ShardSummary(
+        shard,
+        rows=rows.num_rows,
+        errors=rows["status"].to_pylist().count("error"),
+        seconds_read=read,
+        seconds_traverse=traverse,
+        seconds_reconstruct=reconstruct,
+    )
+
+
+def to_table(summaries: Iterable[ShardSummary]) -> pa.Table:
+    """Return a table of ``SUMMARY_SCHEMA``, a row for each summary."""
+    return pa.Table.from_pylist([asdict(summary) for summary in summaries], SUMMARY_SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[ShardSummary]:
+    """Return the summaries of a table of ``SUMMARY_SCHEMA``."""
+    return [ShardSummary(**row) for row in table.to_pylist()]

@@ -1,0 +1,184 @@
+"""Files on local (or locally mounted) disks: searched, and written so that nobody sees half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import logging
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dmt_ray.storage.errors import StorageError
+from dmt_ray.storage.files.guarding import reason_of
+from dmt_ray.storage.files.uris import MAGIC
+
+logger = logging.getLogger(__name__)
+
+#: The hidden names under which files are written before they are renamed.
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{24}")
+#: What a file system says that has no hard links.
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
+
+
+def identity_of(status: os.stat_result) -> str:
+    """Return a local file's identity: its size in bytes and its modification time in nanoseconds."""
+    return f"size={status.st_size} mtime_ns={status.st_mtime_ns}"
+
+
+def identity(path: Path) -> str | None:
+    """Return the identity of the file of a path; None when it is a folder, or missing, or cannot be looked at."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # such as a link to itself, or a name that no file can have
+        return None
+    return None if stat.S_ISDIR(status.st_mode) else identity_of(status)
+
+
+def find(path: Path) -> tuple[str | None, set[str]]:
+    """Return the one file that a path names, or else all files in the folder or of the glob that it is."""
+    if path.is_file():
+        return str(path), set()
+    if path.is_dir():
+        return None, set(_walk(path))
+    if not MAGIC.search(str(path)):
+        return None, set()
+    root, pattern = split_glob(path)
+    found: set[str] = set()
+    for name in glob.iglob(pattern, root_dir=root, recursive=True):  # noqa: PTH207 (Path.glob finds hidden names)
+        match = root / name
+        if match.is_dir():
+            found.update(_walk(match) if "**" not in pattern else ())
+        else:
+            found.add(str(match))
+    return None, found
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Yield the files of a folder to any depth; links are followed, but no folder is searched twice."""
+
+    def fail(error: OSError) -> None:
+        raise StorageError(str(error.filename or folder), reason_of(error)) from error
+
+    seen = set()
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(parent, name) for name in names if not name.startswith("."))  # noqa: PTH118
+
+
+def split_glob(path: Path) -> tuple[Path, str]:
+    """Split a path into the part before any glob character (or that exists as it stands) and the pattern after it."""
+    root = Path(path.anchor)
+    parts = path.parts[1:]
+    for index, part in enumerate(parts):
+        if MAGIC.search(part) and not (root / part).is_dir():
+            return root, "/".join(parts[index:])
+        root = root / part
+    return path.parent, path.name
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a whole file under a hidden name and rename it; see ``staged``."""
+    with staged(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_new(path: Path, data: bytes) -> bool:
+    """Create a file with all its bytes at once; return False, and change nothing, where the name is taken."""
+    with _hidden(path) as temporary:
+        temporary.write_bytes(data)
+        _flush(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # Without hard links, the empty name is claimed first and then replaced.
+            try:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            except FileExistsError:
+                return False
+            temporary.replace(path)
+    _flush_folder(path.parent)
+    return True
+
+
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Yield a hidden name beside a file; what is written there becomes the file, flushed to the disk, at the end."""
+    with _hidden(path) as temporary:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+    _flush_folder(path.parent)
+
+
+def move(path: Path, target: Path) -> None:
+    """Rename a file, into a folder that is made if missing.
+
+    Raises:
+        OSError: with ``EXDEV`` where the target lies on another disk.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        raise IsADirectoryError("is a folder")
+    path.replace(target)
+    _flush_folder(target.parent)
+
+
+def sweep_temporary(folder: Path, older_than_s: float) -> int:
+    """Delete the hidden files of killed writers in one folder; return how many."""
+    swept = 0
+    before = time.time() - older_than_s
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not _TEMPORARY.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                continue
+            try:
+                if entry.stat(follow_symlinks=False).st_mtime < before:
+                    os.unlink(entry.path)  # noqa: PTH108
+                    swept += 1
+            except FileNotFoundError:
+                continue  # its writer is alive and has renamed it, or another process sweeps too
+            except OSError as error:
+                logger.warning("A temporary file of a killed writer stays behind: %s", error)
+    return swept
+
+
+@contextlib.contextmanager
+def _hidden(path: Path) -> Iterator[Path]:
+    """Yield an empty file with a hidden name beside ``path``; it is gone at the end, unless it was renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError("is a folder")
+    temporary = path.with_name(f".tmp-{secrets.token_hex(12)}")
+    try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems cannot flush a folder
+        _flush(folder)
