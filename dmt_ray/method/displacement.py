@@ -141,7 +141,15 @@ class Displacement:
             if not steps:
                 raise ValueError("no steps")
             arrays = load_tensors(data)
-        except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        except (
+            AttributeError,
+            KeyError,
+            OverflowError,
+            RecursionError,
+            SafetensorError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise ImageError("bad-displacement", f"The displacement is damaged ({type(error).__name__}).") from error
         return cls(arrays, steps)
 
@@ -151,13 +159,16 @@ def _figures(values: Mapping[str, object]) -> Figures:
 
     Raises:
         TypeError: one is no number, or a name is unknown or missing.
+        OverflowError: one is too large.
     """
-    figures = Figures(**values)  # type: ignore[arg-type]
+    numbers: dict[str, float] = {}
     for name, value in values.items():
         optional = name not in ("strength", "displacement_norm")
         if not (value is None and optional) and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise TypeError(f"{name} is no number")
-    return figures
+        if value is not None:
+            numbers[name] = float(value)
+    return Figures(**numbers)
 
 
 @dataclass(frozen=True)

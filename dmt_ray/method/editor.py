@@ -100,8 +100,15 @@ class StepEditor:
             displacements: one per image, whose figures the edits get.
 
         Raises:
-            ImageError: kind ``not-finite`` when a result has a number that is not finite.
+            ImageError: kind ``not-finite`` when a result has a number that is not finite, ``bad-displacement`` when a
+                displacement has another number of steps.
         """
+        count = max(self.rows) + 1  # the last step was asked for
+        for displacement in displacements:
+            if len(displacement.steps) != count:
+                raise ImageError(
+                    "bad-displacement", f"The displacement has {len(displacement.steps)} steps, and the run {count}."
+                )
         edits: list[list[Edit]] = [[] for _ in displacements]
         frames = [[to_pixels(image)] for image in batch.inputs] if self._keeps_path else []
         before: tuple[Tensor, Tensor] | None = None

@@ -96,9 +96,10 @@ class InputColumns:
 
 
 def _with_errors(table: pa.Table, failed: Mapping[str, tuple[str, str]]) -> pa.Table:
-    """Make error rows of the rows of some images, which must not have a result then."""
+    """Make error rows of the rows of some images, which must not have a result then; earlier errors stay."""
     ids = table["id"].to_pylist()
-    wrong = pa.array([id_ in failed for id_ in ids])
+    known = table["status"].to_pylist()
+    wrong = pa.array([id_ in failed and status != "error" for id_, status in zip(ids, known, strict=True)])
     kinds, reasons = (pa.array([failed[id_][part] if id_ in failed else None for id_ in ids]) for part in (0, 1))
     status = pa.array(["error"] * len(ids))
     new = {"status": status, "error_type": kinds, "error": reasons, **dict.fromkeys(RESULT_COLUMNS)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import re
 import tarfile
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.output.input_columns import InputColumns, output_fields
-from dmt_ray.output.schema import ROW_SCHEMA, row_schema, rows_table
+from dmt_ray.output.schema import RESULT_COLUMNS, ROW_SCHEMA, row_schema, rows_table
 from dmt_ray.output.verify import verify_output
 from dmt_ray.pipeline.run import run_job
 from dmt_ray.storage.inputs.registry import open_listing
@@ -100,6 +101,60 @@ def test_members_of_samples_come_through(configure, photos, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t.tar"]
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_a_caption_that_cannot_be_stored_costs_the_caption_alone(configure, photos, tmp_path):
+    captions = ["fine", b"caf\xe9", "fine too"]
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        for number, caption in enumerate(captions):
+            picture = (photos / "inputs" / f"photo-{number}.jpg").read_bytes()
+            data = caption if isinstance(caption, bytes) else caption.encode()
+            for ending, content in (("jpg", picture), ("txt", data), ("json", b'"\xff"' if number == 1 else b"{}")):
+                info = tarfile.TarInfo(f"{number}.{ending}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    assert run_job(configure(input=str(tmp_path / "t.tar"))) == 0
+    assert verify_output(str(tmp_path / "out"), deep=True).complete
+    rows = read(tmp_path / "out")
+    assert rows["status"].to_pylist() == ["ok"] * 3
+    assert rows["image"].null_count == 0
+    assert rows["txt"].to_pylist() == ["fine", None, "fine too"]
+    assert rows["json"].to_pylist() == ["{}", None, "{}"]
+    first, warning, last = rows["warning"].to_pylist()
+    assert first is last is None
+    assert re.fullmatch(
+        r"Column json is null: it is not UTF-8 text \(.*\)\. Column txt is null: it is not UTF-8 text \(.*\)\.",
+        warning,
+    )
+
+
+def test_values_that_do_not_fit_are_null_and_said_so(tmp_path, caplog):
+    """In each step's row of the image; the rows of other images, and its other columns, are as they were."""
+    text = pa.array([b"a", b"\xff"]).view(pa.string())
+    pq.write_table(
+        pa.table({"uri": ["a", "b"], "n": [1, 2], "m": [3.0, 4.5], "caption": text}), tmp_path / "t.parquet"
+    )
+    (tmp_path / "t.csv").write_bytes("uri,n,m,caption\na,1,3,a\nb,x,4,\u00e9\n".encode("latin-1"))
+    schema = output_fields(pa.schema([("n", pa.int64()), ("m", pa.int64()), ("caption", pa.string())]))
+    for name, faulty, kept in (("t.parquet", ["m", "caption"], {"n": 2}), ("t.csv", ["n", "caption"], {"m": 4})):
+        caplog.clear()
+        listing = open_listing(str(tmp_path / name))
+        items = list(listing)
+        rows = rows_table(
+            {"id": item.id, "step": step, "status": "ok", "image": b"x"} for item in items for step in range(2)
+        )
+        added = InputColumns(schema, listing.containers).add(rows, items)
+        assert added["status"].to_pylist() == ["ok"] * 4
+        assert added["image"].null_count == 0
+        assert added.select(["n", "m", "caption"]).slice(0, 1).to_pylist() == [{"n": 1, "m": 3, "caption": "a"}]
+        for step in (2, 3):
+            row = added.slice(step, 1).to_pylist()[0]
+            assert {column: row[column] for column in kept} == kept
+            assert [row[column] for column in faulty] == [None, None]
+            assert re.findall(r"Column (\w+) is null: ", row["warning"]) == faulty
+        assert added["warning"].to_pylist()[:2] == [None, None]
+        assert caplog.messages == [f"{items[1].id}: {added['warning'][2].as_py()}"]
+
+
 def test_each_step_of_an_image_gets_its_columns(tmp_path):
     pq.write_table(pa.table({"uri": ["a", "b"], "n": [1, 2]}), tmp_path / "t.parquet")
     listing = open_listing(str(tmp_path / "t.parquet"))
@@ -123,6 +178,24 @@ def test_a_record_that_cannot_be_read_makes_error_rows(tmp_path):
     assert added["error_type"].to_pylist() == [None, "storage"]
     assert added["image"].to_pylist() == [b"x", None]
     assert "other columns cannot be read" in added["error"][1].as_py()
+
+
+def test_an_image_that_failed_already_keeps_its_own_error(tmp_path):
+    pq.write_table(pa.table({"uri": ["a", "b"], "n": [1, 2]}), tmp_path / "t.parquet")
+    listing = open_listing(str(tmp_path / "t.parquet"))
+    pq.write_table(pa.table({"uri": ["b", "a"], "n": [2, 1]}), tmp_path / "t.parquet")
+    items = list(listing)
+    results = {"image": b"x", "image_sha256": "0", "width": 1, "height": 1, "displacement_norm": 1.0, "path": b"x"}
+    rows = rows_table(
+        {"id": item.id, "step": step, "status": status, "error_type": kind, **values}
+        for item, status, kind, values in zip(items, ["ok", "error"], [None, "truncated"], [results, {}], strict=True)
+        for step in range(2)
+    )
+    added = InputColumns(output_fields(listing.input_columns), listing.containers).add(rows, items)
+    assert added["status"].to_pylist() == ["error"] * 4
+    assert added["error_type"].to_pylist() == ["changed", "changed", "truncated", "truncated"]
+    for name in ("n", *RESULT_COLUMNS):
+        assert added[name].null_count == 4, name
 
 
 def test_files_whose_columns_differ(tmp_path):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dmt_ray.errors import ImageError
 from dmt_ray.method.networks.layers import tap_stride
 from dmt_ray.method.traversal.manifold import as_tensor, standardisation
 
@@ -193,6 +194,9 @@ def nearest_patches(
 
     Returns:
         Similarities (B, patches, neighbors), falling, and indices of the same shape into the bank, int64.
+
+    Raises:
+        ImageError: kind ``not-finite`` when a similarity is not finite, since it compares with nothing.
     """
     batch, patches, width = queries.shape
     flat = queries.reshape(-1, width)
@@ -213,6 +217,8 @@ def nearest_patches(
         merged = torch.cat([best, torch.cat(values)], 1)
         best, order = merged.topk(min(count, merged.shape[1]), dim=1)
         index = torch.cat([index, torch.cat(places)], 1).gather(1, order)
+    if not bool(torch.isfinite(best).all()):  # NaN sorts above every number, so none is lost on the way
+        raise ImageError("not-finite", "The similarities to the exemplars are not all finite numbers.")
     return best.view(batch, patches, -1), index.view(batch, patches, -1)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dmt_ray.errors import ImageError
 from dmt_ray.method import lbfgs
 from dmt_ray.method.displacement import Figures
 from dmt_ray.method.traversal.witness import BorderedGram, displacement_norm, half_bandwidth, objective, witness
@@ -84,9 +85,15 @@ class _Whitening:
     """Coordinates u = L^T r with L L^T = G, in which |F^T r| = |u| and the budget term is round.
 
     L of the shared exemplars is computed once; each image only adds its last row.
+
+    Raises:
+        ImageError: kind ``not-finite`` when the exemplars' Gram matrix has a number that is not finite: no ridge
+            would ever make it positive definite.
     """
 
     def __init__(self, gram: BorderedGram) -> None:
+        if not bool(torch.isfinite(gram.shared).all()):
+            raise ImageError("not-finite", "The Gram matrix of the exemplars is not all finite numbers.")
         size = gram.shared.shape[-1]
         ridge = _JITTER * gram.shared.diagonal(dim1=-2, dim2=-1).mean().clamp_min(1e-30)
         eye = torch.eye(size, dtype=gram.shared.dtype, device=gram.shared.device)

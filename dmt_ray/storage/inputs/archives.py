@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 #: File name suffixes (lower case) of archives.
 TAR_SUFFIXES = frozenset({".tar"})
-#: Members that are carried through to the output, as text.
+#: Members that become input columns of the output, as text.
 TEXT_MEMBERS = ("json", "txt", "cls")
 
-_MEMBER = re.compile(r"^(?P<file>.+)#offset=(?P<offset>\d+)&size=(?P<size>\d+)$", re.DOTALL)
+_MEMBER = re.compile(r"^(?P<file>.+?)#offset=(?P<offset>\d+)&size=(?P<size>\d+)(?:&member=(?P<name>.+))?$", re.DOTALL)
 _SAMPLE = re.compile(r"^(?P<file>.+?\.tar)#sample=(?P<start>\d+)-(?P<end>\d+)&key=(?P<key>.*)$", re.DOTALL | re.I)
 _AT_ONCE = 16
 _BUFFER_BYTES = 64 * 2**10
@@ -82,7 +82,7 @@ def list_archives(place: Place) -> Listing:
                     offset, size = sample.members[name]
                     record = f"{file}#sample={sample.start}-{sample.end}&key={sample.key}"
                     id_ = f"{relative(file, place.root)}#{sample.key}"
-                    rows.append((id_, f"{file}#offset={offset}&size={size}", record))
+                    rows.append((id_, f"{file}#offset={offset}&size={size}&member={name}", record))
                     texts |= set(TEXT_MEMBERS) & set(sample.members)
                 left = None if left is None else left - len(rows)
                 if rows:
@@ -114,7 +114,9 @@ class ArchiveReader:
         if item.record is None:
             return files.read_range(member["file"], offset, size)
         with _sample_of(item, whole=size) as (found, source):
-            if (offset, size) not in found.values():
+            # An earlier plan does not say which of the sample's members is the image.
+            places = found.values() if member["name"] is None else [found.get(member["name"])]
+            if (offset, size) not in places:
                 raise _changed(item, member["file"])
             return _read(source, offset, size)
 
@@ -180,7 +182,9 @@ def _sample_of(item: InputItem, whole: int = 0) -> Iterator[tuple[dict[str, tupl
             if match["key"] not in keys:
                 raise _changed(item, file)
             yield found, source
-    except (tarfile.TarError, OSError) as error:
+    except DmtError:
+        raise
+    except Exception as error:  # tarfile raises many types on damaged headers
         raise StorageError(file, f"cannot be read as a tar archive: {one_line(error)}") from error
 
 
@@ -271,8 +275,8 @@ def _samples(archive: tarfile.TarFile, stop: int | None = None) -> Iterator[_Sam
         if stem and ending:
             span = {ending.lower(): (member.offset_data, member.size)}
             yield _Sample(folder + slash + stem, member.offset, archive.offset, span)
-    if skipped:
-        logger.warning("%s: %d links, devices or sparse files are left out.", archive.name, skipped)
+    if skipped and stop is None:  # said once, by the listing
+        logger.warning("%s: %d links, devices or sparse files are left out.", masked(str(archive.name)), skipped)
 
 
 def _image_member(file: str, sample: _Sample, image_column: str | None) -> str | None:

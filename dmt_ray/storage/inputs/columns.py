@@ -1,4 +1,4 @@
-"""Which column of a table holds the images or their URIs, and which others can be carried through to the output."""
+"""Which column of a table holds the images or their URIs, and which others become input columns."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def plain_columns(schema: pa.Schema, without: set[str]) -> pa.Schema:
 
 
 def unify(schemas: list[tuple[str, pa.Schema]]) -> pa.Schema:
-    """Return one schema for the carried columns of several files.
+    """Return one schema for the input columns of several files.
 
     Parameters:
         schemas: each file's URI and what ``plain_columns`` makes of its schema.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from dmt_ray.storage.files import ChangedFileError, StorageError, TooLargeError,
 from dmt_ray.storage.inputs.formats import ContainerReader, Fields, container_of
 from dmt_ray.storage.inputs.listing import InputItem
 from dmt_ray.storage.inputs.registry import format_of
+
+#: How long an identity that a store gave is taken to hold. A local file's is looked at before each read.
+_TRUSTED_SECONDS = 10.0
 
 
 class InputReader:
@@ -35,7 +39,7 @@ class InputReader:
     def __init__(self, max_bytes: int | None = None, containers: Mapping[str, str] | None = None) -> None:
         self.max_bytes = max_bytes
         self._containers = containers or {}
-        self._checked: set[str] = set()
+        self._trusted_until: dict[str, float] = {}
         self._readers: dict[str, ContainerReader] = {}
         self._lock = threading.RLock()
 
@@ -53,7 +57,8 @@ class InputReader:
             SettingsError: the URI's scheme is unknown or its driver is not installed.
         """
         uri = item.uri
-        with self._reading(uri) as reader:
+        # Only a file of its own has an identity, and its name may look like a place inside of another.
+        with self._reading(uri if item.identity is None else None) as reader:
             if reader is not None:
                 found = reader.read(item, self._check_size)
                 if isinstance(found, bytes):
@@ -120,12 +125,15 @@ class InputReader:
         yield reader
 
     def _check_container(self, file: str) -> None:
+        """Raise ImageError when a table or archive is not the one that was planned; it may change during a run."""
         planned = self._containers.get(file)
-        if planned is None or file in self._checked:
+        now = time.monotonic()
+        if planned is None or now < self._trusted_until.get(file, 0.0):
             return
         if files.identity(file) != planned:
             raise ImageError("changed", f"{masked(file)} has changed since the plan was made.")
-        self._checked.add(file)
+        if not files.is_local(file):
+            self._trusted_until[file] = now + _TRUSTED_SECONDS
 
     def _read_file(self, uri: str, identity: str | None) -> bytes:
         try:

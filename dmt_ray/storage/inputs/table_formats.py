@@ -17,7 +17,7 @@ from dmt_ray.storage.inputs.table_listing import list_tables
 from dmt_ray.storage.inputs.table_rows import TableRows
 from dmt_ray.storage.inputs.tables import CSV_DELIMITERS, PARQUET_SUFFIXES
 
-_CELL = re.compile(r"^(?P<file>.+?)#row=(?P<row>\d+)(?:&by=(?P<by>id))?&column=(?P<column>.+)$", re.DOTALL)
+_CELL = re.compile(r"^(?P<file>.+?)#row=(?P<row>\d+)(?:&by=(?P<by>id|uri))?&column=(?P<column>.+)$", re.DOTALL)
 _ROW = re.compile(r"^(?P<file>.+?)#row=(?P<row>\d+)(?:&by=(?P<by>id|uri))?(?:&column=(?P<column>.+))?$", re.DOTALL)
 
 
@@ -35,7 +35,14 @@ class TableReader:
         if cell is None:
             raise StorageError(item.uri, "is no cell of a table")
         file, row, column = cell["file"], int(cell["row"]), cell["column"]
-        value = self._row(self._cells, item, file, row, [column], cell["by"], column)[column][0].as_py()
+        was_null = cell["by"] == "uri"
+        table = self._row(self._cells, item, file, row, [column], None if was_null else cell["by"], column)
+        try:
+            value = table[column][0].as_py()
+        except UnicodeDecodeError as error:
+            raise StorageError(item.uri, f"the cell is not UTF-8 text ({error})") from error
+        if was_null and value not in (None, "", b""):
+            raise _moved(item, file, row)
         if isinstance(value, bytes) and suffix(file) in CSV_DELIMITERS:
             value = value.decode("utf-8", "replace")
         if isinstance(value, dict):  # a Hugging Face image: bytes, or else a path
@@ -107,7 +114,11 @@ class TableReader:
             raise ImageError("changed", f"{masked(file)} has lost its column {proof!r}, which told {item.id!r}.")
         table = pa.Table.from_batches([rows.read(file, number, wanted)])
         if proof is not None:
-            _prove(item, file, number, _text(table[proof][0].as_py()), by == "uri")
+            try:
+                found = _as_type(table[proof], pa.string())[0].as_py()
+            except pa.ArrowException as error:
+                raise _moved(item, file, number) from error
+            _prove(item, file, number, found, by == "uri")
         return table
 
 
@@ -118,17 +129,13 @@ def _prove(item: InputItem, file: str, row: int, found: str | None, is_uri: bool
     else:
         same = found == item.id
     if not same:
-        raise ImageError(
-            "changed",
-            f"Row {row} of {masked(file)} is not {item.id!r} any more: the table has changed since the plan.",
-        )
+        raise _moved(item, file, row)
 
 
-def _text(value: object) -> str | None:
-    """Return an id or a URI as the listing has it."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return None if value is None else str(value)
+def _moved(item: InputItem, file: str, row: int) -> ImageError:
+    return ImageError(
+        "changed", f"Row {row} of {masked(file)} is not {item.id!r} any more: the table has changed since the plan."
+    )
 
 
 def _as_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:

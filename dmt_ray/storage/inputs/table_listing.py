@@ -88,7 +88,7 @@ def _open(found: Sequence[str], image_column: str | None, uri_column: str | None
 def _count(table: TableFile, most: int | None) -> int:
     """Count the rows of a CSV file, as far as they matter."""
     count = 0
-    for batch in table.batches(table.schema.names[:1]):
+    for batch in table.batches(table.schema.names[:1], raw=True):  # only counted, so any encoding will do
         count += batch.num_rows
         if most is not None and count >= most:
             break
@@ -96,20 +96,38 @@ def _count(table: TableFile, most: int | None) -> int:
 
 
 def _own_ids(rows: list[_Rows]) -> pa.ChunkedArray | None:
-    """Return the tables' own ids, where there is each for every row and all differ."""
+    """Return the tables' own ids, where every row has one and all differ."""
     if not all("id" in each.table.schema.names and is_id(each.table.schema.field("id").type) for each in rows):
         return None
     chunks: list[pa.Array] = []
     for each in rows:
-        for batch in _first_rows(each, ["id"]):
-            column = batch.column(0)
-            if pa.types.is_dictionary(column.type):
-                column = column.dictionary_decode()
-            chunks.append(pc.cast(column, pa.string()))
-            if column.null_count or pc.any(pc.equal(chunks[-1], "")).as_py():
+        for values in _texts(each, "id"):
+            if values.null_count or pc.any(pc.equal(values, "")).as_py():
                 return None
+            chunks.append(values)
     ids = pa.chunked_array(chunks, pa.string())
     return ids if pc.count_distinct(ids).as_py() == len(ids) else None
+
+
+def _texts(rows: _Rows, name: str) -> Iterator[pa.Array]:
+    """Yield a column of ids or URIs as strings, a batch at a time.
+
+    Raises:
+        SettingsError: a value is not UTF-8 text.
+    """
+    for batch in _first_rows(rows, [name]):
+        column = batch.column(0)
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        values = pc.cast(column, pa.string())
+        try:
+            values.validate(full=True)  # pyarrow reads strings from Parquet as they are
+        except pa.ArrowException as error:
+            raise SettingsError(
+                f"Column {name!r} of {masked(rows.table.uri)} holds a value that is not UTF-8 text, so it names no "
+                "image; correct it."
+            ) from error
+        yield values
 
 
 def _first_rows(rows: _Rows, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -135,7 +153,8 @@ def _batches(rows: list[_Rows], root: str, ids: pa.ChunkedArray | None) -> Itera
             count = len(references)
             numbers = pa.array(np.arange(start, start + count))
             # A null reference stays a cell: reading it says that it is null.
-            cells = numbered(f"{file}#row=", numbers, f"{by_id}&column={listed.column}")
+            by_null = "&by=uri" if listed.is_uri else ""
+            cells = numbered(f"{file}#row=", numbers, f"{by_id or by_null}&column={listed.column}")
             own = numbered(f"{path}#", numbers) if ids is None else ids.slice(done, count).combine_chunks()
             identities = identities_of(references) if listed.is_uri else None
             records = numbered(f"{file}#row=", numbers, by)
@@ -151,12 +170,8 @@ def _references(rows: _Rows) -> Iterator[pa.Array]:
             yield pa.nulls(min(BATCH_ROWS, rows.count - start), pa.string())
         return
     folder = folder_of(rows.table.uri)
-    for batch in _first_rows(rows, [rows.column]):
-        column = batch.column(0)
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        values = pc.cast(column, pa.string())
-        values = pc.if_else(pc.equal(values, ""), None, values)
+    for texts in _texts(rows, rows.column):
+        values = pc.if_else(pc.equal(texts, ""), None, texts)
         if pc.all(pc.match_substring_regex(values, _FULL_URI), min_count=0).as_py():
             yield values
         else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
+import random
 import tarfile
 
 import pyarrow as pa
@@ -137,3 +139,109 @@ def test_photos_that_a_list_or_a_table_names_are_known_where_that_is_cheap(tmp_p
     for name in ("names.txt", "names.parquet"):
         known = [item.identity is not None for item in open_listing(str(tmp_path / name))]
         assert known == [True, False, False]
+
+
+def test_a_container_that_changes_while_it_is_read(root, monkeypatch):
+    monkeypatch.setattr("dmt_ray.storage.inputs.reader._TRUSTED_SECONDS", 0.0)
+    places = [files.join(root, name) for name in ("1.parquet", "2.parquet")]
+    for place in places:
+        without_ids(place, NAMES)
+    listing = open_listing(files.join(root, "*.parquet"))
+    items = list(listing)
+    with InputReader(containers=listing.containers) as reader:
+        assert reader.read_item(items[0]) == picture("a")
+        assert reader.read_item(items[4]) == picture("a")  # of the second file, so that the first is opened again
+        without_ids(places[0], NAMES[::-1])
+        with pytest.raises(ImageError, match=r"1\.parquet has changed since the plan") as caught:
+            reader.read_item(items[0])
+        assert caught.value.kind == "changed"
+        assert reader.read_item(items[5]) == picture("b")
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_a_row_without_a_photo_does_not_get_that_of_another_row(form, tmp_path):
+    place = tmp_path / f"t.{form}"
+
+    def write(uris):
+        columns = pa.table({"uri": pa.array(uris, pa.string()), "label": ["x" for _ in uris]})
+        pq.write_table(columns, place) if form == "parquet" else pa.csv.write_csv(columns, place)
+
+    (tmp_path / "a.jpg").write_bytes(picture("a"))
+    write(["a.jpg", None])
+    _, without = open_listing(str(place))
+    with InputReader() as reader:
+        with pytest.raises(ImageError, match="null or empty") as caught:
+            reader.read_item(without)
+        assert caught.value.kind == "empty"
+        assert reader.read_record(without, ["label"]) == {"label": "x"}
+    write([None, "a.jpg"])
+    with InputReader() as reader:
+        for read in (reader.read_item, lambda item: reader.read_record(item, ["label"])):
+            with pytest.raises(ImageError, match=rf"Row 1 of .*t\.{form} is not 't\.{form}#1' any more") as caught:
+                read(without)
+            assert caught.value.kind == "changed"
+
+
+def test_members_of_a_sample_that_changed_places(tmp_path):
+    def write(members):
+        with tarfile.open(tmp_path / "t.tar", "w") as archive:
+            for name in members:
+                info = tarfile.TarInfo(name)
+                info.size = len(name)
+                archive.addfile(info, io.BytesIO(name.encode()))
+
+    members = ["a.one.jpg", "a.two.jpg"]
+    write(members)
+    (item,) = open_listing(str(tmp_path / "t.tar"), image_column="one.jpg")
+    with InputReader() as reader:
+        assert reader.read_item(item) == b"a.one.jpg"
+        write(members[::-1])  # both as large as the other
+        with pytest.raises(ImageError, match=r"t\.tar does not hold 't\.tar#a' where it did") as caught:
+            reader.read_item(item)
+        assert caught.value.kind == "changed"
+        # A plan of an earlier version does not name the member; its items are still read.
+        write(members)
+        earlier = dataclasses.replace(item, uri=item.uri.partition("&member=")[0])
+        assert reader.read_item(earlier) == b"a.one.jpg"
+
+
+def test_an_id_that_is_no_text_any_more(tmp_path):
+    with_ids(str(tmp_path / "t.parquet"), NAMES)
+    listing = open_listing(str(tmp_path / "t.parquet"))
+    damaged = pa.array([b"\xff", b"b", b"c", b"d"]).view(pa.string())
+    put_parquet(str(tmp_path / "t.parquet"), {"id": damaged, "image": [b""] * 4, "label": NAMES})
+    with InputReader() as reader, pytest.raises(ImageError, match=r"Row 0 of .* is not 'a' any more") as caught:
+        reader.read_fields(next(iter(listing)), listing.input_columns)
+    assert caught.value.kind == "changed"
+
+
+def test_a_photo_whose_name_looks_like_a_row_of_a_table(root):
+    files.write_atomic(files.join(root, "a.parquet#row=3.jpg"), picture("a"))
+    (item,) = open_listing(root)
+    with InputReader() as reader:
+        assert reader.read_item(item) == picture("a")
+
+
+def test_any_damage_to_an_archive_is_an_error_of_the_row(tmp_path):
+    tar(str(tmp_path / "t.tar"), ["a", "ü" * 90])
+    listing = open_listing(str(tmp_path / "t.tar"))
+    sound = (tmp_path / "t.tar").read_bytes()
+    draw = random.Random(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(sound)
+        for place in draw.sample(range(len(sound)), 20):
+            damaged[place] = draw.randrange(256)
+        for start in range(0, len(damaged) - 512, 512):  # headers with a sound checksum are taken at their word
+            header = damaged[start : start + 512]
+            if header[257:262] == b"ustar":
+                damaged[start + 148 : start + 156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
+        (tmp_path / "t.tar").write_bytes(damaged)
+        with InputReader() as reader:
+            for item in listing:
+                try:
+                    reader.read_item(item)
+                    reader.read_fields(item, listing.input_columns)
+                except DmtError:
+                    refused += 1
+    assert refused > 100
