@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from material import photo
+from PIL import Image
 
-from chaos.conftest import PATIENCE, attached, command_line, pixels, rows_of, shard_files, until
+from chaos.conftest import PATIENCE, attached, command_line, rows_of, shard_files, until
 from dmt_ray.output.verify import verify_output
 
 pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.chaos, pytest.mark.timeout(2 * PATIENCE)]
@@ -28,8 +29,6 @@ def encoded(name: str) -> bytes:
     picture = np.full((64, 80, 3), GREYS[name], np.uint8)
     picture[::8] = np.asarray(photo(len(name), 80, 64))[::8] // 16 + GREYS[name] - 8
     buffer = io.BytesIO()
-    from PIL import Image
-
     Image.fromarray(picture).save(buffer, "BMP")
     return buffer.getvalue()
 
@@ -84,13 +83,17 @@ def again(options, out, *more):
     )
 
 
+def luma(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("L"), float)
+
+
 def assert_each_is_itself(out, names=None):
     """Every picture that is there is of the photo that its id names: luma is kept."""
     rows = rows_of(out)
     for id_, row in rows[rows.status == "ok"].iterrows():
         name = (names or {}).get(id_, id_)
-        grey = pixels(row.image).mean(axis=2)[4::8]
-        assert abs(float(grey.mean()) - GREYS[name]) < 6, (id_, grey.mean())
+        grey = luma(row.image)[4::8]
+        assert abs(float(grey.mean()) - GREYS[name]) < 1, (id_, grey.mean())
     return rows
 
 
