@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+#: The tests' pictures are small: a second torch or BLAS thread gains little, and on a busy machine the threads spend
+#: many times more waiting for each other. Set before torch loads; child processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from faulty_s3 import SECRET, FaultyS3
 from material import chaos_environment, photo
 
@@ -110,6 +116,7 @@ def configure(photos: Path, tmp_path: Path) -> Callable[..., ColorizeConfig]:
             "neighbors": 8,
             "shard_size": 2,
             "batch_size": 2,
+            "threads_per_actor": 1,
             "progress": False,
             "lpips": False,
         } | options

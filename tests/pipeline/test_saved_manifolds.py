@@ -35,6 +35,7 @@ def manifold(exemplars: list[object], tmp_path_factory: pytest.TempPathFactory) 
 
 def job(photos: Path, out: Path, *more: object) -> list[str]:
     common = ["--input", photos / "inputs", "--output", out, "--weights", "random:0", "--iterations", 4]
+    common += ["--threads-per-actor", 1]
     return words(
         "transform", *common, "--no-progress", "--no-lpips", "--max-error-rate", 0.5, "--tv-weight", 1, *more
     )

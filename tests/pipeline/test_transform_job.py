@@ -63,7 +63,7 @@ def command(faces: Path, out: Path, *options: object) -> list[str]:
     words = ["--input", faces / "inputs.parquet", "--image-column", "image", "--output", out]
     words += ["--source", table, "--source-where", "Smiling < 0", "--target", table, "--target-where", "Smiling > 0"]
     words += ["--size", 64, "--taps", "conv2_1", "conv3_1", "--weights", "random:0", "--iterations", 6]
-    words += ["--tv-weight", 1, "--no-progress", "--max-error-rate", 0.5, "--no-lpips"]
+    words += ["--tv-weight", 1, "--no-progress", "--max-error-rate", 0.5, "--no-lpips", "--threads-per-actor", 1]
     return [str(word) for word in (*words, *options)]
 
 
