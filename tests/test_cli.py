@@ -1,5 +1,6 @@
 """The command line, seen from outside: options, the YAML file, and what bad settings get."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -121,8 +122,28 @@ def test_the_job_and_the_command_show_the_same_options():
     assert "Working size in pixels" in job.stdout
 
 
-@pytest.mark.parametrize("case", ["input", "empty", "reference", "output", "not ours", "password"])
-def test_bad_places_stop_the_job_before_anything_starts(photos, tmp_path, case):
+def script(words, capsys, caplog):
+    """Run the script of the job; return its exit code, what it prints and the lines of stderr."""
+    done = run_job(*words)
+    return done.returncode, done.stdout, done.stderr.splitlines()
+
+
+def in_process(words, capsys, caplog):
+    """Do what the script does, in this process, where pytest catches the log that a script writes to stderr."""
+    with caplog.at_level(logging.INFO):
+        code = cli.job_main("colorize", words)
+    said = capsys.readouterr()
+    return code, said.out, [*caplog.messages, *said.err.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("case", "run"),
+    [
+        *((case, in_process) for case in ("input", "empty", "output", "not ours", "password")),
+        ("reference", script),  # it comes last: what starts earlier would show
+    ],
+)
+def test_bad_places_stop_the_job_before_anything_starts(photos, tmp_path, case, run, capsys, caplog):
     places = {"input": photos / "inputs", "reference": photos / "references", "output": tmp_path / "out"}
     bad = tmp_path / "bad"
     bad.mkdir()
@@ -148,13 +169,13 @@ def test_bad_places_stop_the_job_before_anything_starts(photos, tmp_path, case):
         places["input"] = "https://me:hunter2@example.org/photos"
         reason = "--input holds a password"
     options = [part for name, place in places.items() for part in (f"--{name}", place)]
-    done = run_job(*options, "--weights", "random:0", "--size", 64, "--no-lpips")
-    assert done.returncode == 2, done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1
+    words = [*map(str, options), "--weights", "random:0", "--size", "64", "--no-lpips"]
+    code, output, lines = run(words, capsys, caplog)
+    assert code == 2, lines
+    assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     assert reason in lines[0]
-    assert "hunter2" not in done.stderr + done.stdout
+    assert "hunter2" not in output + lines[0]
     assert not (tmp_path / "out").exists()
 
 
