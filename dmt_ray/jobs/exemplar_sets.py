@@ -1,15 +1,20 @@
-"""Sets of exemplars as they are listed: from one place, drawn by a seed, told from other listings."""
+"""Sets of exemplars as they are listed: from one place, drawn by a seed, balanced, told from other listings."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.jobs.job import ExemplarList
+from dmt_ray.method.traversal.balancing import balance_classes
 from dmt_ray.storage.inputs.registry import open_listing
+
+logger = logging.getLogger(__name__)
 
 
 def list_place(place: str, image_column: str | None = None, uri_column: str | None = None) -> ExemplarList:
@@ -36,7 +41,62 @@ def draw(found: ExemplarList, limit: int | None, seed: int) -> ExemplarList:
     if limit is None or limit >= len(items):
         return found
     chosen = sorted(random.Random(seed).sample(range(len(items)), limit))
-    return replace(found, items=[items[index] for index in chosen])
+    values = None if found.balance_values is None else found.balance_values[chosen]
+    return replace(found, items=[items[index] for index in chosen], balance_values=values)
+
+
+def balance_sets(sets: Mapping[str, ExemplarList], columns: Sequence[str]) -> dict[str, ExemplarList]:
+    """Return the sets with weights that give sources and targets the same means in some columns.
+
+    Few effective exemplars, and means that stay unequal, are logged as warnings.
+
+    Parameters:
+        sets: among them ``source`` and ``target``, with their ``balance_values``.
+        columns: what the values are.
+
+    Raises:
+        SettingsError: a column is the same for all exemplars.
+    """
+    source, target = sets["source"], sets["target"]
+    if source.balance_values is None or target.balance_values is None:
+        raise SettingsError("--balance: the exemplars have no columns to balance by.")
+    try:
+        balance = balance_classes(source.balance_values, target.balance_values, columns)
+    except SettingsError as error:
+        raise SettingsError(f"--balance: {error}") from error
+    for fault in balance.faults():
+        logger.warning("%s", fault)
+    return {
+        **sets,
+        "source": replace(source, balance=balance.sources),
+        "target": replace(target, balance=balance.targets),
+    }
+
+
+def balance_record(sets: Mapping[str, ExemplarList]) -> dict[str, Any] | None:
+    """Return what a record says of the sets' balance; None where they are not balanced.
+
+    Returns:
+        The ``columns``, and by set its ``count``, ``effective_size``, ``means_before`` and ``means_after``.
+    """
+    balanced = {option: found.balance for option, found in sets.items() if found.balance is not None}
+    if not balanced:
+        return None
+    columns = [list(balance.columns) for balance in balanced.values()]
+    return {"columns": columns[0], **{option: balance.as_json() for option, balance in balanced.items()}}
+
+
+def describe_balance(record: Mapping[str, Any]) -> str:
+    """Return what ``balance_record`` returned as one line."""
+    parts = []
+    for option, side in record.items():
+        if option != "columns":
+            means = ", ".join(
+                f"{name} {side['means_before'][name]:.3g} -> {side['means_after'][name]:.3g}"
+                for name in record["columns"]
+            )
+            parts.append(f"{side['count']} {option}s count as {side['effective_size']:.1f} (means: {means})")
+    return f"Balanced: {'; '.join(parts)}."
 
 
 def listing_checksum(found: ExemplarList) -> str | None:

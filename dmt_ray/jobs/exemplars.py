@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 
 from dmt_ray.errors import DmtError, SettingsError
@@ -13,12 +15,15 @@ from dmt_ray.jobs.registry import job_of
 from dmt_ray.method.networks.backbone import BACKBONES
 from dmt_ray.method.networks.normalisation import ActivationMeans, normalised
 from dmt_ray.method.pictures import to_tensor, working_rgb
+from dmt_ray.method.traversal.balancing import NEGLIGIBLE
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.storage.images import decode_image
 from dmt_ray.storage.inputs.listing import InputItem
 from dmt_ray.storage.inputs.reader import InputReader
 from dmt_ray.storage.models.manifolds import open_arrays
 from dmt_ray.storage.threads import reading_threads
+
+logger = logging.getLogger(__name__)
 
 #: The sets of exemplars, by the option that names each.
 ExemplarSets = Mapping[str, ExemplarList]
@@ -27,6 +32,8 @@ ExemplarSets = Mapping[str, ExemplarList]
 READER_THREADS = 4
 #: Exemplars that are read and decoded before the network asks for them.
 _READ_AHEAD = 32
+#: More than this share of a class's weight is not lost without a warning.
+_LOST_WEIGHT = 1e-3
 
 
 def list_exemplars(config: JobConfig) -> ExemplarSets:
@@ -60,7 +67,7 @@ def check_exemplars(config: JobConfig, sets: ExemplarSets) -> None:
 
 
 def content_checksum(config: JobConfig, option: str, found: ExemplarList) -> str:
-    """Return the SHA-256 of what a run learns from a set: ids, encoded bytes, groups and attributes.
+    """Return the SHA-256 of what a run learns from a set: ids, encoded bytes, groups, attributes, balance columns.
 
     An exemplar that cannot be read counts as such, since learning leaves it out.
 
@@ -86,6 +93,8 @@ def content_checksum(config: JobConfig, option: str, found: ExemplarList) -> str
         for start in range(0, len(found.items), _READ_AHEAD):
             for text in threads.map(fingerprint, found.items[start : start + _READ_AHEAD]):
                 digest.update(text.encode())
+    if found.balance_values is not None:  # these decide the weights
+        digest.update(repr(found.balance_values.tolist()).encode())
     return digest.hexdigest()
 
 
@@ -160,24 +169,38 @@ class ExemplarLoader(ExemplarPictures):
         """Yield a set's (size, size, 3) uint8 pictures and what is known of them; none for a set that is not given.
 
         Raises:
-            SettingsError: there are items, and none can be used.
+            SettingsError: there are items, and none can be used, or none of those that have weight.
         """
         found = self.sets.get(option)
         if found is None:
             return
-        count, first = 0, None
+        count, lost, first = 0, 0.0, None
+        weights = [None] * len(found.items) if found.balance is None else found.balance.weights.tolist()
         with reading_threads(READER_THREADS) as threads:
             for start in range(0, len(found.items), _READ_AHEAD):
-                batch = found.items[start : start + _READ_AHEAD]
-                for loaded in threads.map(lambda item: self._load(option, item), batch):
+                part = slice(start, start + _READ_AHEAD)
+                read = threads.map(lambda item: self._load(option, item), found.items[part])
+                for weight, loaded in zip(weights[part], read, strict=True):
                     if isinstance(loaded, str):
                         self.skipped.append(loaded)
                         first = first or loaded
+                        lost += weight or 0.0
                     else:
                         count += 1
-                        yield loaded
+                        yield loaded[0], replace(loaded[1], weight=weight)
         if not count:
             raise _none_left(option, found, first)
+        if lost > 1 - NEGLIGIBLE:
+            raise SettingsError(
+                f"All {option}s that count once the classes are balanced had to be left out; the first one: {first}"
+            )
+        if lost > _LOST_WEIGHT:
+            logger.warning(
+                "The %ss that were left out had %.2g%% of the weight in the balance of the classes; the others keep "
+                "their weights among themselves, so their means differ from those recorded.",
+                option,
+                100 * lost,
+            )
 
     def _load(self, option: str, item: InputItem) -> tuple[Array, ImageIdentity] | str:
         reader = self._readers[option]

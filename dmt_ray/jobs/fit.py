@@ -60,6 +60,7 @@ def fit(config: FitConfig, emit: Callable[[str], None] = logger.info) -> None:
     """
     import torch
 
+    from dmt_ray.jobs.exemplar_sets import balance_record, describe_balance
     from dmt_ray.jobs.exemplars import check_exemplars, content_checksum, learn_exemplars, list_exemplars
     from dmt_ray.jobs.manifolds import LearnedSet, save_manifold
     from dmt_ray.storage.models.weights import resolve_weights
@@ -76,8 +77,11 @@ def fit(config: FitConfig, emit: Callable[[str], None] = logger.info) -> None:
     learned = {
         option: LearnedSet(len(found.items), content_checksum(job, option, found)) for option, found in sets.items()
     }
-    save_manifold(config.output, job, weights.sha256, learned, arrays)
+    balance = balance_record(sets)
+    save_manifold(config.output, job, weights.sha256, learned, arrays, balance)
     sizes = ", ".join(f"{int(arrays[name])} {name}" for name in ("sources", "targets"))
     total = sum(array.nbytes for array in arrays.values())
     emit(f"Manifold: {files.masked(config.output)}")
     emit(f"{sizes}, {len(skipped)} left out; {total / 1e6:.0f} MB; layers {' '.join(job.model.taps)}.")
+    if balance is not None:
+        emit(describe_balance(balance))

@@ -17,6 +17,7 @@ from dmt_ray.storage import files
 if TYPE_CHECKING:
     from dmt_ray.method.displacement import Displacement, Edit
     from dmt_ray.method.networks.feature_network import FeatureNetwork
+    from dmt_ray.method.traversal.balancing import ClassBalance
     from dmt_ray.method.traversal.selection import ImageIdentity
     from dmt_ray.storage.inputs.listing import InputItem
     from dmt_ray.storage.inputs.reader import InputReader
@@ -217,3 +218,7 @@ class ExemplarList:
     items: Sequence[InputItem]
     containers: Mapping[str, str] = field(default_factory=dict)
     """Identities of the tables and archives that the items lie in, by URI."""
+    balance_values: Array | None = None
+    """(items, columns) float64, what the classes are balanced by; None where they are not."""
+    balance: ClassBalance | None = None
+    """The items' weights, with which the classes are balanced; None weighs all alike."""

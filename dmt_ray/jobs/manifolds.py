@@ -17,7 +17,7 @@ from dmt_ray.storage.models.manifolds import open_record, save_arrays
 Config = TypeVar("Config", bound=JobConfig)
 
 #: Rises when a manifold's arrays or its record change, so that an earlier one is refused and not misread.
-CONTENTS = 2
+CONTENTS = 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class ManifoldRecord:
     sets: Mapping[str, LearnedSet]
     decided: Mapping[str, Mapping[str, Any]]
     """Values of the options that the manifold decides, by section and option."""
+    balance: Mapping[str, Any] | None = None
+    """See ``balance_record``; None where the classes are not balanced."""
 
     def as_json(self) -> dict[str, object]:
         """Return the record as it is saved, without its place."""
@@ -51,6 +53,7 @@ class ManifoldRecord:
             "sets": {
                 option: {"count": learned.count, "sha256": learned.sha256} for option, learned in self.sets.items()
             },
+            **({} if self.balance is None else {"balance": self.balance}),
             **self.decided,
         }
 
@@ -61,9 +64,22 @@ class ManifoldRecord:
 
 
 def save_manifold(
-    place: str, config: JobConfig, weights_sha256: str, sets: Mapping[str, LearnedSet], arrays: Mapping[str, Array]
+    place: str,
+    config: JobConfig,
+    weights_sha256: str,
+    sets: Mapping[str, LearnedSet],
+    arrays: Mapping[str, Array],
+    balance: Mapping[str, Any] | None = None,
 ) -> None:
     """Save what was learned of the exemplars, with all that a later run must know of it.
+
+    Parameters:
+        place: a folder or URI.
+        config: the options that it was learned with.
+        weights_sha256: of the network's weights.
+        sets: the exemplars by their content.
+        arrays: what was learned.
+        balance: see ``balance_record``.
 
     Raises:
         StorageError: it cannot be written.
@@ -72,7 +88,7 @@ def save_manifold(
     for section, names in job_of(config).decided.items():
         settings = asdict(getattr(config, section))
         decided[section] = {name: settings[name] for name in names if name in settings}
-    record = ManifoldRecord(place, config.job, weights_sha256, sets, json.loads(json.dumps(decided)))
+    record = ManifoldRecord(place, config.job, weights_sha256, sets, json.loads(json.dumps(decided)), balance)
     save_arrays(place, record.as_json(), arrays)
 
 
@@ -101,7 +117,9 @@ def read_manifold(config: JobConfig) -> ManifoldRecord | None:
             str(option): LearnedSet(int(each["count"]), str(each["sha256"])) for option, each in saved["sets"].items()
         }
         decided = {section: dict(saved.get(section, {})) for section in job.decided}
-        return ManifoldRecord(place, config.job, str(saved["weights sha256"]), sets, decided)
+        balance = saved.get("balance")
+        balance = None if balance is None else dict(balance)
+        return ManifoldRecord(place, config.job, str(saved["weights sha256"]), sets, decided, balance)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SettingsError(
             f"The manifold {shown} has a record that is not complete ({error}); make it again."

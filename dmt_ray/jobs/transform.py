@@ -45,6 +45,9 @@ class ExemplarConfig:
     """Tables: the column with image paths or URIs, instead of bytes. Default: found by name."""
     attribute_columns: tuple[str, ...] = ()
     """Tables: numeric columns that --neighbors-by attributes compares; the input must have them too."""
+    balance: tuple[str, ...] = ()
+    """Tables: numeric columns, such as eyeglasses,male, in which sources and targets get the same means by weighing
+    the exemplars, so that no image is moved by what the classes differ in there."""
     group_column: str | None = None
     """Tables: an image is never moved by exemplars whose value here is its own, such as the person shown."""
     exemplar_limit: int | None = None
@@ -65,6 +68,7 @@ class ExemplarConfig:
         for option in ("source", "target", "basis"):
             value, where = getattr(self, option), getattr(self, f"{option}_where")
             require(where is None or value is not None, f"{option}_where", where, f"given with --{option}")
+        require(len(set(self.balance)) == len(self.balance), "balance", self.balance, "free of repetition")
         limit = self.exemplar_limit
         require(limit is None or limit >= 1, "exemplar_limit", limit, "at least 1")
         both = self.exemplar_image_column is not None and self.exemplar_uri_column is not None
@@ -124,7 +128,7 @@ class Transform(Job[TransformConfig]):
     config = TransformConfig
     decided: Mapping[str, tuple[str, ...]] = {
         **Job.decided,
-        "exemplars": ("attribute_columns", "group_column"),
+        "exemplars": ("attribute_columns", "balance", "group_column"),
     }
 
     def saved_manifold(self, config: TransformConfig) -> str | None:
@@ -136,13 +140,14 @@ class Transform(Job[TransformConfig]):
         return config.masks
 
     def list_exemplars(self, config: TransformConfig) -> dict[str, ExemplarList]:
-        """List sources, targets and the basis."""
-        from dmt_ray.jobs.exemplar_sets import draw, naming_option
+        """List sources, targets and the basis, with the weights that --balance asks for."""
+        from dmt_ray.jobs.exemplar_sets import balance_sets, draw, naming_option
 
         settings = config.exemplars
         given = [option for option in SETS if getattr(settings, option) is not None]
         listed = {option: naming_option(option, functools.partial(_list_set, settings, option)) for option in given}
-        return {option: draw(found, settings.exemplar_limit, config.inputs.seed) for option, found in listed.items()}
+        drawn = {option: draw(found, settings.exemplar_limit, config.inputs.seed) for option, found in listed.items()}
+        return balance_sets(drawn, settings.balance) if settings.balance else drawn
 
     def identity(self, item: InputItem, data: bytes, config: TransformConfig, reader: InputReader) -> ImageIdentity:
         """Return the digest of an image's bytes, and its table's group and attributes.
@@ -204,16 +209,23 @@ class Transform(Job[TransformConfig]):
 
 
 def _list_set(settings: ExemplarConfig, option: str) -> ExemplarList:
-    """List one set; its attributes and groups are only checked here, and read with each picture."""
+    """List one set; its attributes and groups are only checked here, and read with each picture.
+
+    What the classes are balanced by is taken from here, because the weights of one depend on all.
+    """
     from dmt_ray.storage.inputs.exemplar_tables import list_exemplars
 
-    compared = option != "basis"  # no image chooses or avoids the pictures of a basis
+    compared = option != "basis"  # no image chooses or avoids the pictures of a basis, and none is of a class
+    columns = list(dict.fromkeys([*settings.attribute_columns, *settings.balance]))
     found = list_exemplars(
         getattr(settings, option),
         where=getattr(settings, f"{option}_where"),
-        attribute_columns=settings.attribute_columns if compared else (),
+        attribute_columns=columns if compared else (),
         group_column=settings.group_column if compared else None,
         image_column=settings.exemplar_image_column,
         uri_column=settings.exemplar_uri_column,
     )
-    return ExemplarList(found.items, found.containers)
+    values = None
+    if compared and settings.balance and found.attributes is not None:
+        values = found.attributes[:, [columns.index(name) for name in settings.balance]]
+    return ExemplarList(found.items, found.containers, values)

@@ -11,6 +11,7 @@ from dmt_ray.method.inversion.pixel_difference import ClassPictures
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import BATCH, to_tensor
 from dmt_ray.method.settings import TransformerSettings
+from dmt_ray.method.traversal.balancing import normalised_weights
 from dmt_ray.method.traversal.class_patches import ClassPatches
 from dmt_ray.method.traversal.manifold import Allocate, ManifoldBuilder
 from dmt_ray.method.traversal.selection import ImageIdentity, describe_identities
@@ -28,13 +29,16 @@ def build_manifold(
     Parameters:
         network: the VGG with the run's taps.
         sets: sources, targets and the basis (which may be empty), as (size, size, 3) uint8 pictures with what is
-            known of them; read once, a batch at a time.
+            known of them, and all or none of the first two with weights; read once, a batch at a time.
         count: pictures of all sets at most.
         settings: what decides the result; the kind of traversal and its standardisation matter here.
         allocate: makes the large arrays, in memory or in files.
 
     Raises:
-        ValueError: there is no source, or no target.
+        ValueError: there is no source, or no target, or only some of them have weights.
+
+    Where they have weights, the arrays include ``exemplar_weights`` (sources + targets,) float64, with sum 1 in each
+    class; see ``balancing.exemplar_weights``.
     """
     builder = ManifoldBuilder(count, settings.traversal.standardise, allocate)
     identities: list[ImageIdentity] = []
@@ -50,16 +54,24 @@ def build_manifold(
                 maps = network(images / 255)
             shapes = [tuple(tap.shape[1:]) for tap in maps]
             builder.add(maps)
-            classes[-1].add(images)
+            classes[-1].add(images, _weights(batch))
             identities += [identity for _, identity in batch]
         counts.append(len(identities) - before)
     if not all(counts[:2]):
         raise ValueError(f"{counts[0]} sources and {counts[1]} targets; there must be at least one of each")
-    arrays = builder.finish(counts[0], counts[1], network.device)
+    given = [identity.weight for identity in identities]
+    weights = normalised_weights(given[: counts[0]], given[counts[0] : sum(counts[:2])])
+    arrays = builder.finish(counts[0], counts[1], network.device, weights)
     if settings.traversal.traversal == "local":
         arrays = ClassPatches.build(arrays, shapes, network.taps, settings.size, allocate)
     arrays["pixel_difference"] = classes[0].difference_to(classes[1]).float().numpy()
     return arrays | describe_identities(identities)
+
+
+def _weights(batch: Sequence[tuple[np.ndarray, ImageIdentity]]) -> torch.Tensor | None:
+    """Return the weights (B,) float64 of a batch of exemplars; None where they have none."""
+    given = [identity.weight for _, identity in batch]
+    return None if None in given else torch.tensor(given, dtype=torch.float64)
 
 
 def _batches(

@@ -8,12 +8,13 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
+from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from dmt_ray.errors import SettingsError
-from dmt_ray.jobs.exemplar_sets import listing_checksum
+from dmt_ray.jobs.exemplar_sets import balance_record, listing_checksum
 from dmt_ray.jobs.exemplars import ExemplarSets, check_exemplars, content_checksum, list_exemplars
 from dmt_ray.jobs.job import JobConfig
 from dmt_ray.jobs.manifolds import LearnedSet, ManifoldRecord, apply_manifold_settings, check_weights, read_manifold
@@ -51,6 +52,11 @@ class Learnable:
     """The sets by their content."""
     manifold: ManifoldRecord | None
     """The saved manifold that the run uses; None where it learns from exemplars."""
+
+    @property
+    def balance(self) -> Mapping[str, Any] | None:
+        """What is recorded of the classes' balance, see ``balance_record``; None where they are not balanced."""
+        return balance_record(self.sets) if self.manifold is None else self.manifold.balance
 
 
 @dataclass(frozen=True)
@@ -314,6 +320,7 @@ def run_record(run: PreparedRun) -> RunRecord:
     binding = None if run.fresh else run.shards.file.binding
     versions = {name.replace("-", "_"): metadata.version(name) for name in _DISTRIBUTIONS}
     exemplars = run.learnable.learned if run.manifold is None else run.manifold.sets
+    balance = run.learnable.balance
     return RunRecord(
         uri=files.join(run.config.output.output, RUN_FILE),
         job=run.config.job,
@@ -332,6 +339,7 @@ def run_record(run: PreparedRun) -> RunRecord:
                 "sha256": run.weights.sha256,
             },
             "exemplars": {option: asdict(learned) for option, learned in exemplars.items()},
+            **({} if balance is None else {"balance": balance}),
         },
     )
 

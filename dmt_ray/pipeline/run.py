@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.jobs.exemplar_sets import describe_balance
 from dmt_ray.jobs.job import Arrays, JobConfig
 from dmt_ray.jobs.manifolds import save_manifold
 from dmt_ray.output.layout import MANIFOLD_FOLDER
@@ -238,7 +239,8 @@ def keep_manifold(run: PreparedRun, shared: Shared) -> None:
         if files.exists(files.join(place, RECORD_NAME)):
             logger.warning("The manifold is saved anew: %s", error)
         arrays: Arrays = ray.get(shared.exemplars)
-        save_manifold(place, run.config, run.weights.sha256, run.learnable.learned, arrays)
+        learnable = run.learnable
+        save_manifold(place, run.config, run.weights.sha256, learnable.learned, arrays, learnable.balance)
 
 
 def _exemplars(run: PreparedRun) -> str:
@@ -261,6 +263,8 @@ def _intentions(run: PreparedRun) -> list[str]:
         f"{_counts(run)}; weights {run.weights_label} from {run.weights.origin}.",
         f"Output: {masked(config.output.output)}",
     ]
+    if run.learnable.balance is not None:
+        lines.append(describe_balance(run.learnable.balance))
     if run.extended:
         lines.append("The plan has grown by the inputs that are new.")
     elif not run.fresh and not config.run.extend:

@@ -25,23 +25,36 @@ class ClassPictures:
     """
 
     def __init__(self, size: int) -> None:
-        self._count = 0
+        self._weight = 0.0
+        self._square_weight = 0.0
         self._sum = torch.zeros((3, size, size), dtype=torch.float64)
         self._square = torch.zeros_like(self._sum)
 
-    def add(self, images: Tensor) -> None:
-        """Take some more pictures (B, 3, size, size) in 0..255."""
+    def add(self, images: Tensor, weights: Tensor | None = None) -> None:
+        """Take some more pictures (B, 3, size, size) in 0..255, which count by weights (B,) or all alike."""
         exact = images.double().cpu()
-        self._count += len(exact)
+        square = exact.square()
+        if weights is None:
+            weights = exact.new_ones(len(exact))
+        else:
+            exact, square = (planes * weights[:, None, None, None] for planes in (exact, square))
+        self._weight += float(weights.sum())
+        self._square_weight += float(weights.square().sum())
         self._sum += exact.sum(0)
-        self._square += exact.square().sum(0)
+        self._square += square.sum(0)
+
+    @property
+    def effective_size(self) -> float:
+        """How many pictures of equal weight have a mean as certain; 0 where there are none."""
+        return self._weight**2 / self._square_weight if self._weight else 0.0
 
     def difference_to(self, target: ClassPictures) -> Tensor:
         """Return the target's mean minus this class's (3, size, size), float64 in 8-bit units, shrunk towards zero.
 
-        Zero everywhere when either class has fewer than two pictures: nothing then tells difference from chance.
+        Zero everywhere when either class has fewer than two (effective) pictures: nothing then tells difference from
+        chance.
         """
-        if min(self._count, target._count) < 2:
+        if min(self.effective_size, target.effective_size) < 2 - 1e-9:
             return torch.zeros_like(self._sum)
         difference = target._mean() - self._mean()
         chance = target._variance_of_mean() + self._variance_of_mean()
@@ -49,11 +62,12 @@ class ClassPictures:
         return difference * (1 - _CAUTION * explained).clamp_min(0)
 
     def _mean(self) -> Tensor:
-        return self._sum / self._count
+        return self._sum / self._weight
 
     def _variance_of_mean(self) -> Tensor:
-        spread = (self._square - self._count * self._mean().square()).clamp_min(0)
-        return spread / (self._count - 1) / self._count
+        """Return s^2 times sum w^2, with s^2 the unbiased weighted variance and w the weights' shares."""
+        spread = (self._square - self._weight * self._mean().square()).clamp_min(0)
+        return spread / (self.effective_size - 1) / self._weight
 
 
 def _around(planes: Tensor) -> Tensor:

@@ -101,16 +101,20 @@ class ManifoldBuilder:
             begin += size
         self._filled += number
 
-    def finish(self, sources: int, targets: int, device: torch.device) -> dict[str, np.ndarray]:
+    def finish(
+        self, sources: int, targets: int, device: torch.device, weights: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         """Return the manifold as plain arrays.
 
         Parameters:
             sources, targets: how many of the exemplars that came are sources and targets; the rest is basis.
             device: where the Gram matrix is computed.
+            weights: (sources + targets,) float64 with sum 1 in each class; None weighs all of a class alike.
 
         Returns:
             ``features`` (K, D) float16 standardised, ``gram`` (K, K) float64, ``mean_k`` and ``deviation_k`` of tap
-            k, ``f_ratio`` (D,) float16 that the two classes differ, ``sources`` and ``targets`` as 0-d arrays.
+            k, ``f_ratio`` (D,) float16 that the two classes differ, ``sources`` and ``targets`` as 0-d arrays;
+            ``exemplar_weights`` (sources + targets,) float64 where weights were given.
         """
         features = self._features[: self._filled]
         arrays: dict[str, np.ndarray] = {
@@ -129,15 +133,20 @@ class ManifoldBuilder:
                     part[:] = ((part.reshape(shape) - mean) / deviation).ravel()
             begin += size
         arrays["gram"] = gram_matrix(features, device).cpu().numpy()
-        arrays["f_ratio"] = self._f_ratio(features, sources, targets, device)
+        arrays["f_ratio"] = self._f_ratio(features, sources, targets, device, weights)
+        if weights is not None:
+            arrays["exemplar_weights"] = weights
         return arrays
 
-    def _f_ratio(self, features: np.ndarray, sources: int, targets: int, device: torch.device) -> np.ndarray:
+    def _f_ratio(
+        self, features: np.ndarray, sources: int, targets: int, device: torch.device, weights: np.ndarray | None
+    ) -> np.ndarray:
+        weighed = None if weights is None else as_tensor(weights, device)
         difference, chance = (np.empty(features.shape[1], np.float32) for _ in range(2))
         for columns, block in blocks(features):
             chunk = as_tensor(block[: sources + targets], device).double()
             for whole, part in zip(
-                (difference, chance), squared_differences(chunk[:sources], chunk[sources:]), strict=True
+                (difference, chance), squared_differences(chunk[:sources], chunk[sources:], weighed), strict=True
             ):
                 whole[columns] = part.cpu().numpy()
         return pooled_f_ratio(difference, chance, self._shapes)
@@ -191,6 +200,8 @@ class Manifold:
         self.sources = int(arrays["sources"])
         self.targets = int(arrays["targets"])
         self.shared = as_tensor(arrays.get("gram", np.empty((0, 0))), device)
+        weights = arrays.get("exemplar_weights")
+        self.weights = None if weights is None else as_tensor(weights, device)
         self.means = [as_tensor(arrays[f"mean_{k}"], device) for k in range(taps)]
         self.deviations = [as_tensor(arrays[f"deviation_{k}"], device) for k in range(taps)]
 
@@ -218,7 +229,7 @@ class Manifold:
             part = x[:, columns].double()
             cross += part @ as_tensor(block, self.device).double().T
             own += part.square().sum(1)
-        return BorderedGram(self.shared, cross, own, self.sources, self.targets)
+        return BorderedGram(self.shared, cross, own, self.sources, self.targets, self.weights)
 
     def move(self, x: Tensor, r: Tensor) -> Tensor:
         """Return z = F^T (e_x + r) (B, D) of standardised images x (B, D) and displacements r (B, K + 1)."""

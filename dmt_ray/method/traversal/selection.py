@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dmt_ray.errors import ImageError
+from dmt_ray.method.traversal.balancing import counting
 from dmt_ray.method.traversal.witness import BorderedGram
 
 
@@ -26,11 +27,13 @@ class ImageIdentity:
         content: SHA-256 digest (32 bytes) of its encoded bytes; None when it shall not be told from exemplars.
         group: such as the person shown; None belongs to no group.
         attributes: (A,) numbers, one per attribute column; None where there are none.
+        weight: how much an exemplar counts within its class, at least 0; None counts as all others do.
     """
 
     content: bytes | None = None
     group: str | None = None
     attributes: np.ndarray | None = None
+    weight: float | None = None
 
 
 def digest(data: bytes) -> bytes:
@@ -66,7 +69,7 @@ class Selector:
     """Chooses exemplars per image.
 
     Parameters:
-        arrays: what ``describe_identities`` returned for the K exemplars.
+        arrays: what ``build_manifold`` returned of the K exemplars, with what ``describe_identities`` did.
         sources, targets: how many of them, from the first, are sources and targets; the rest is basis.
         neighbors: nearest sources, nearest targets and nearest of the basis to take; None takes all.
         by_attributes: nearness by attributes instead of by features.
@@ -83,6 +86,9 @@ class Selector:
     ) -> None:
         self.sources, self.targets, self.neighbors = sources, targets, neighbors
         self._content, self._group = arrays["content"], arrays["group"]
+        self._counting = np.ones(len(self._content), bool)
+        if "exemplar_weights" in arrays:
+            self._counting[: sources + targets] = counting(arrays)
         self._attributes = arrays["attributes"] if by_attributes else None
         if self._attributes is not None:
             # Columns in different units count alike.
@@ -90,8 +96,8 @@ class Selector:
             self._scale = 1 / np.where(spread > 0, spread, 1)
 
     def allowed(self, identity: ImageIdentity) -> np.ndarray:
-        """Tell which exemplars (K,) an image may be moved by: not itself, and none of its own group."""
-        allowed = np.ones(len(self._content), bool)
+        """Tell which exemplars (K,) an image may be moved by: those with weight, but not itself nor its own group."""
+        allowed = self._counting.copy()
         if identity.content is not None:
             itself = (self._content == np.frombuffer(identity.content, np.uint8)).all(1)
             allowed &= ~itself
@@ -112,8 +118,8 @@ class Selector:
 
     def _one(self, gram: BorderedGram, b: int, identity: ImageIdentity) -> Tensor | None:
         allowed = self.allowed(identity)
-        if self.neighbors is None and bool(allowed.all()):
-            return None
+        if self.neighbors is None and bool((allowed | ~self._counting).all()):
+            return None  # those without weight move nothing; with them, a batch shares its Gram matrix
         distance = self._distances(gram, b, identity)
         distance[~allowed] = np.inf
         ends = (0, self.sources, self.sources + self.targets, len(distance))
@@ -143,12 +149,19 @@ class Selector:
 
 
 def sub_gram(gram: BorderedGram, b: int, chosen: Tensor) -> BorderedGram:
-    """Return the Gram matrices of image ``b`` with the chosen exemplars alone, a batch of one."""
+    """Return the Gram matrices of image ``b`` with the chosen exemplars alone, a batch of one.
+
+    Their weights, where there are any, have sum 1 in each class again.
+    """
     chosen = chosen.to(gram.cross.device)
     sources = int((chosen < gram.sources).sum())
     targets = int((chosen < gram.sources + gram.targets).sum()) - sources
     shared = gram.shared[chosen[:, None], chosen]
-    return BorderedGram(shared, gram.cross[b : b + 1, chosen], gram.own[b : b + 1], sources, targets)
+    weights = gram.weights
+    if weights is not None:
+        weights = (weights if weights.dim() == 1 else weights[b])[chosen[: sources + targets]]
+        weights = torch.cat([part / part.sum() for part in (weights[:sources], weights[sources:])])
+    return BorderedGram(shared, gram.cross[b : b + 1, chosen], gram.own[b : b + 1], sources, targets, weights)
 
 
 def spread(r: Tensor, chosen: Tensor, count: int) -> Tensor:

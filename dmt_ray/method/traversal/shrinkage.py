@@ -23,21 +23,36 @@ _VARIANCE_FLOOR = 1e-3
 _CERTAIN = 1e4
 
 
-def squared_differences(sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def squared_differences(sources: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the squared difference of the class means of each unit, and its variance by chance.
 
     Parameters:
         sources, targets: features (n, D) and (m, D) float64.
+        weights: (n + m,) float64, with sum 1 in each class; None weighs all of a class alike.
 
     Returns:
         Two tensors (D,); the pooled within-class variance times 1/n + 1/m is the second. Infinite where both classes
-        together have fewer than three exemplars, for nothing then tells a difference from chance.
+        together have fewer than three exemplars, for nothing then tells a difference from chance. With weights w the
+        means and variances are weighted, and the effective size 1 / sum w^2 of a class takes the place of n or m: a
+        weighted mean of values of variance s^2 has variance s^2 sum w^2.
     """
+    if weights is not None:
+        return _weighted_squared_differences(sources, targets, weights[: len(sources)], weights[len(sources) :])
     n, m = len(sources), len(targets)
     difference = (targets.mean(0) - sources.mean(0)).square()
     if n + m < 3:
         return difference, torch.full_like(difference, torch.inf)
     within = sources.var(0, correction=0) * n + targets.var(0, correction=0) * m
+    return difference, within / (n + m - 2) * (1 / n + 1 / m)
+
+
+def _weighted_squared_differences(sources: Tensor, targets: Tensor, w: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    n, m = (float(1 / part.square().sum()) for part in (w, v))
+    source_mean, target_mean = w @ sources, v @ targets
+    difference = (target_mean - source_mean).square()
+    if n + m < 3 - 1e-9:
+        return difference, torch.full_like(difference, torch.inf)
+    within = n * (w @ (sources - source_mean).square()) + m * (v @ (targets - target_mean).square())
     return difference, within / (n + m - 2) * (1 / n + 1 / m)
 
 

@@ -23,6 +23,8 @@ class BorderedGram:
         cross: (B, K) float64 products of each image with the exemplars.
         own: (B,) float64 squared norm of each image.
         sources, targets: numbers of source and target rows.
+        weights: (N + M,) float64 weights of sources and targets, with sum 1 in each class, or (B, N + M) when each
+            image has its own; None weighs all of a class alike.
     """
 
     shared: Tensor
@@ -30,11 +32,13 @@ class BorderedGram:
     own: Tensor
     sources: int
     targets: int
+    weights: Tensor | None = None
 
     def rows(self, index: Tensor) -> BorderedGram:
         """Return the images at ``index`` (R,)."""
         shared = self.shared[index] if self.shared.dim() == 3 else self.shared
-        return BorderedGram(shared, self.cross[index], self.own[index], self.sources, self.targets)
+        weights = self.weights[index] if self.weights is not None and self.weights.dim() == 2 else self.weights
+        return BorderedGram(shared, self.cross[index], self.own[index], self.sources, self.targets, weights)
 
     def products(self, coefficients: Tensor, count: int | None = None) -> Tensor:
         """Return coefficients (B, count) times the first ``count`` rows (all by default) of each shared matrix."""
@@ -64,22 +68,30 @@ class BorderedGram:
     def direction(self) -> Tensor:
         """Return the coefficients (B, K) of mean target - mean source."""
         weights = torch.zeros_like(self.cross)
-        weights[:, : self.sources] = -1 / self.sources
-        weights[:, self.sources : self.sources + self.targets] = 1 / self.targets
+        weights[:, : self.sources + self.targets] = -self.signed_weights()
         return weights
+
+    def signed_weights(self) -> Tensor:
+        """Return the weights of the sources, then those of the targets negated: (N + M,) or (B, N + M)."""
+        if self.weights is not None:
+            return torch.cat([self.weights[..., : self.sources], -self.weights[..., self.sources :]], -1)
+        sources = self.cross.new_full((self.sources,), 1 / self.sources)
+        return torch.cat([sources, self.cross.new_full((self.targets,), -1 / self.targets)])
 
 
 def bandwidth(gram: BorderedGram, kernel: float) -> Tensor:
     """Return the RBF variance v (B,) that makes the mean target kernel about ``kernel`` (in 0..1) at each image.
 
-    v = mean_j |x - target_j|^2 / (2 ln(1 / kernel)), so exp(-mean distance^2 / 2v) = kernel. A narrow kernel (1/2)
+    v = mean_j |x - target_j|^2 / (2 ln(1 / kernel)), so exp(-mean distance^2 / 2v) = kernel; the mean is weighted as
+    the targets are. A narrow kernel (1/2)
     makes the witness function's path give up what is the image's own; a wide one (near 1) turns it into the line from
     the mean source to the mean target.
     """
     s = torch.zeros_like(torch.cat([gram.cross, gram.own[:, None]], 1))
     s[:, -1] = 1
     distances = gram.squared_distances(s, gram.apply(s))[:, gram.sources :]
-    return distances.mean(1).clamp_min(1e-12) / (-2 * math.log(kernel))
+    mean = distances.mean(1) if gram.weights is None else (distances * gram.weights[..., gram.sources :]).sum(1)
+    return mean.clamp_min(1e-12) / (-2 * math.log(kernel))
 
 
 def half_bandwidth(gram: BorderedGram) -> Tensor:
@@ -88,7 +100,7 @@ def half_bandwidth(gram: BorderedGram) -> Tensor:
 
 
 def witness(gram: BorderedGram, r: Tensor, variance: Tensor) -> Tensor:
-    """Return mean_i k(z, source_i) - mean_j k(z, target_j) (B,) at displacements r (B, K + 1)."""
+    """Return mean_i k(z, source_i) - mean_j k(z, target_j) (B,), weighted means, at displacements r (B, K + 1)."""
     return _evaluate(gram, r, variance)[0]
 
 
@@ -107,7 +119,8 @@ def objective(gram: BorderedGram, r: Tensor, variance: Tensor, budget_weight: Te
     value, gram_s, kernel_weights = _evaluate(gram, r, variance)
     gram_r = gram_s - _last_column(gram)
     value = value + budget_weight * (r * gram_r).sum(1)
-    # d witness / dr = -(1/v) sum_i w_i (G s - G e_i), with w_i = k_i / N for sources and -k_j / M for targets.
+    # d witness / dr = -(1/v) sum_i w_i (G s - G e_i), with w_i = k_i / N for sources and -k_j / M for targets, or
+    # their own weights for 1 / N and 1 / M.
     count = kernel_weights.shape[1]
     pull = gram.products(kernel_weights, count)
     pull = torch.cat([pull, (kernel_weights * gram.cross[:, :count]).sum(1, keepdim=True)], 1)
@@ -129,8 +142,5 @@ def _evaluate(gram: BorderedGram, r: Tensor, variance: Tensor) -> tuple[Tensor, 
     s[:, -1] += 1
     gram_s = gram.apply(s)
     kernel = torch.exp(-gram.squared_distances(s, gram_s) / (2 * variance[:, None]))
-    signs = torch.cat(
-        [kernel.new_full((gram.sources,), 1 / gram.sources), kernel.new_full((gram.targets,), -1 / gram.targets)]
-    )
-    weights = kernel * signs
+    weights = kernel * gram.signed_weights()
     return weights.sum(1), gram_s, weights

@@ -1,0 +1,274 @@
+"""``--balance`` through the job, on tables of real pictures: what it keeps out of results, and what is recorded."""
+
+import csv
+import json
+import logging
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dmt_ray import cli
+from dmt_ray.errors import SettingsError
+from dmt_ray.output.verify import verify_output
+from dmt_ray.pipeline.prepare import prepare_run
+from dmt_ray.storage.models.manifolds import open_arrays, open_record
+
+YOUNG, OLD, HATTED = 16, 14, 8
+
+
+def face(seed: int, *, old: bool, hat: bool) -> Image.Image:
+    """A blob; the old have a bright bar below, and a hat is a bright bar above."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[-1:1:96j, -1:1:96j]
+    value = 0.3 + 0.3 * np.exp(-((x / 0.6) ** 2) - (y / 0.8) ** 2)
+    value += 0.35 * old * np.exp(-((x / 0.5) ** 2) - ((y - 0.5) / 0.15) ** 2)
+    value += 0.35 * hat * np.exp(-((x / 0.5) ** 2) - ((y + 0.6) / 0.15) ** 2)
+    rgb = value[..., None] * np.array([1, 0.9, 0.8]) + random.normal(0, 0.01, (96, 96, 3))
+    return Image.fromarray((255 * np.clip(rgb, 0, 1)).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``faces.csv``: no young person wears a hat, more than half of the old do. ``inputs/`` has two of the young."""
+    folder = tmp_path_factory.mktemp("hats")
+    for name in ("pictures", "inputs"):
+        (folder / name).mkdir()
+    with (folder / "faces.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "old", "hat", "male", "weight", "name", "always"])
+        for n in range(YOUNG + OLD):
+            old, hat = n >= YOUNG, YOUNG <= n < YOUNG + HATTED
+            face(n, old=old, hat=hat).save(folder / "pictures" / f"{n}.png")
+            weight = "" if n == 3 else n
+            table.writerow(
+                [f"pictures/{n}.png", int(old), int(hat), "true" if n % 3 else "false", weight, f"n{n}", 1]
+            )
+    for n in (100, 101):
+        face(n, old=False, hat=False).save(folder / "inputs" / f"{n}.png")
+    return folder
+
+
+def exemplars(faces: Path) -> list[object]:
+    table = faces / "faces.csv"
+    return ["--source", table, "--source-where", "old = 0", "--target", table, "--target-where", "old = 1"]
+
+
+def words(name: str, out: Path, *options: object) -> list[str]:
+    model = ["--size", 64, "--taps", "conv2_1", "conv3_1", "--weights", "random:0"]
+    return [str(word) for word in (name, *options, "--output", out, *model)]
+
+
+def transform(faces: Path, out: Path, *options: object) -> list[str]:
+    how = ["--input", faces / "inputs", "--strength", 2, "--iterations", 10, "--no-progress", "--no-lpips"]
+    return words("transform", out, *how, "--tv-weight", 1, *options)
+
+
+def prepared(faces: Path, out: Path, *options: object):
+    return prepare_run(cli.parse_options("transform", transform(faces, out, *options)[1:]))
+
+
+def brightening(faces: Path, out: Path, rows: slice) -> float:
+    """How much brighter the results are than the inputs in some rows of pixels, in 8-bit units."""
+    frame = pd.read_parquet(out / "shards").set_index("id")
+    assert list(frame.status) == ["ok", "ok"]
+    gains = []
+    for name in frame.index:
+        before, after = (
+            np.asarray(Image.open(place).convert("RGB")).astype(float)
+            for place in (faces / "inputs" / name, BytesIO(frame.image[name]))
+        )
+        gains.append((after - before)[rows, 28:68].mean())
+    return float(np.mean(gains))
+
+
+def test_what_one_class_wears_stays_out_of_the_results(local_ray, faces, tmp_path):
+    plain, balanced = tmp_path / "plain", tmp_path / "balanced"
+    assert cli.main(transform(faces, plain, *exemplars(faces))) == 0
+    assert cli.main(transform(faces, balanced, *exemplars(faces), "--balance", "hat,male")) == 0
+    hat, bar = slice(14, 26), slice(66, 78)
+    assert brightening(faces, plain, hat) > 1
+    assert abs(brightening(faces, balanced, hat)) < 0.2 * brightening(faces, plain, hat)
+    assert brightening(faces, balanced, bar) > 0.8 * brightening(faces, plain, bar) > 1
+
+    assert "balance" not in json.loads((plain / "run.json").read_text())
+    record = json.loads((balanced / "run.json").read_text())
+    assert record["settings"]["balance"] == ["hat", "male"]
+    assert list(record["balance"]) == ["columns", "source", "target"]
+    assert record["balance"]["columns"] == ["hat", "male"]
+    source, target = record["balance"]["source"], record["balance"]["target"]
+    assert (source["count"], target["count"]) == (YOUNG, OLD)
+    assert source["means_before"] == {"hat": 0, "male": pytest.approx(10 / 16)}
+    assert target["means_before"] == {"hat": pytest.approx(HATTED / OLD), "male": pytest.approx(10 / 14)}
+    assert target["means_after"]["hat"] < 1e-6
+    assert target["means_after"]["male"] == pytest.approx(source["means_after"]["male"], abs=1e-6)
+    assert 5 < target["effective_size"] <= OLD - HATTED
+    assert verify_output(str(balanced)).complete
+
+    again = prepared(faces, balanced, *exemplars(faces), "--balance", "hat,male")
+    assert not again.todo
+    with pytest.raises(SettingsError, match=r"balance was \['hat', 'male'\] and is \['hat'\] now"):
+        prepared(faces, balanced, *exemplars(faces), "--balance", "hat")
+
+
+def test_the_dry_run_says_it_in_one_line(faces, tmp_path, capsys):
+    assert cli.main(transform(faces, tmp_path / "out", *exemplars(faces), "--balance", "hat", "--dry-run")) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "Balanced" in line]
+    assert "16 sources count as 16.0 (means: hat 0 -> 0); 14 targets count as 6.0 (means: hat 0.571 -> " in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_manifold_keeps_its_balance(local_ray, faces, tmp_path, capsys):
+    made = tmp_path / "manifold"
+    assert cli.main(words("fit", made, *exemplars(faces), "--balance", "hat,male")) == 0
+    assert "14 targets count as 5." in capsys.readouterr().out
+    record, arrays = open_arrays(str(made))
+    assert record["balance"]["columns"] == ["hat", "male"]
+    assert record["exemplars"]["balance"] == ["hat", "male"]
+    weights = arrays["exemplar_weights"]
+    assert weights.shape == (YOUNG + OLD,)
+    assert weights.dtype == np.float64
+    assert weights[:YOUNG].sum() == pytest.approx(1)
+    assert weights[YOUNG:].sum() == pytest.approx(1)
+    assert weights[YOUNG : YOUNG + HATTED].max() < 1e-6 / OLD
+
+    run = prepared(faces, tmp_path / "out", "--manifold", made)
+    assert run.config.exemplars.balance == ("hat", "male")
+    assert run.learnable.balance == record["balance"]
+    assert prepared(faces, tmp_path / "out", "--manifold", made, "--balance", "hat,male").learnable.balance
+    for other in ("hat", "male,hat"):
+        with pytest.raises(
+            SettingsError, match=rf"--balance is {other.replace(',', ' ')}, .* was made with hat male"
+        ):
+            prepared(faces, tmp_path / "out", "--manifold", made, "--balance", other)
+    plain = tmp_path / "plain"
+    assert cli.main(words("fit", plain, *exemplars(faces))) == 0
+    assert "exemplar_weights" not in open_arrays(str(plain))[1]
+    assert "balance" not in open_record(str(plain))
+    with pytest.raises(SettingsError, match=r"--balance is hat, .* leave it out"):
+        prepared(faces, tmp_path / "out", "--manifold", plain, "--balance", "hat")
+
+    used, learned = tmp_path / "used", tmp_path / "learned"
+    assert cli.main(transform(faces, used, "--manifold", made)) == 0
+    assert cli.main(transform(faces, learned, *exemplars(faces), "--balance", "hat,male")) == 0
+    a, b = (pd.read_parquet(out / "shards").set_index("id") for out in (used, learned))
+    assert a.image_sha256.equals(b.image_sha256)
+    assert json.loads((used / "run.json").read_text())["balance"] == record["balance"]
+
+
+def test_saved_displacements_keep_their_balance(local_ray, faces, tmp_path):
+    options = [*exemplars(faces), "--balance", "hat,male"]
+    assert cli.main(transform(faces, tmp_path / "whole", *options)) == 0
+    assert cli.main(transform(faces, tmp_path / "moves", *options, "--traversal-only")) == 0
+    later = ["reconstruct", tmp_path / "moves", "--output", tmp_path / "later", "--no-progress", "--no-lpips"]
+    assert cli.main([str(word) for word in later]) == 0
+    whole, made = (pd.read_parquet(tmp_path / name / "shards").set_index("id") for name in ("whole", "later"))
+    assert made.image_sha256.equals(whole.image_sha256)
+    balances = [json.loads((tmp_path / name / "run.json").read_text())["balance"] for name in ("whole", "later")]
+    assert balances[0] == balances[1]
+
+
+def test_columns_may_serve_for_balance_and_for_neighbours(faces, tmp_path):
+    options = ("--balance", "male,hat", "--attribute-columns", "weight,male", "--group-column", "name")
+    where = ["--source-where", "old = 0 AND weight IS NOT NULL"]
+    run = prepared(faces, tmp_path / "out", *exemplars(faces), *where, *options)
+    source = run.exemplars["source"]
+    assert source.balance_values is not None
+    assert source.balance is not None
+    assert source.balance.columns == ("male", "hat")
+    assert source.balance_values.tolist() == [[float(n % 3 > 0), 0.0] for n in range(YOUNG) if n != 3]
+
+
+def test_a_draw_is_balanced_after_it_is_drawn(faces, tmp_path):
+    run = prepared(faces, tmp_path / "out", *exemplars(faces), "--balance", "male", "--exemplar-limit", 9)
+    for found in run.exemplars.values():
+        assert found.balance_values is not None
+        assert found.balance is not None
+        assert len(found.items) == len(found.balance.weights) == 9
+        numbers = [int(item.uri.rpartition("/")[2].removesuffix(".png")) for item in found.items]
+        assert found.balance_values[:, 0].tolist() == [float(n % 3 > 0) for n in numbers]
+
+
+def test_other_values_are_other_exemplars(faces, tmp_path):
+    before = prepared(faces, tmp_path / "out", *exemplars(faces), "--balance", "hat")
+    table = (faces / "faces.csv").read_text()
+    changed = faces / "changed.csv"
+    changed.write_text(table.replace("pictures/29.png,1,0", "pictures/29.png,1,1"))
+    options = ["--source", changed, "--source-where", "old = 0", "--target", changed, "--target-where", "old = 1"]
+    after = prepared(faces, tmp_path / "out", *options, "--balance", "hat")
+    assert before.settings["targets"] != after.settings["targets"]
+
+
+def test_exemplars_that_cannot_be_used_leave_their_weight_to_the_others(faces, tmp_path, caplog):
+    table = (faces / "faces.csv").read_text()
+    for name in ("one", "all"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "faces.csv").write_text(table)
+        (folder / "pictures").symlink_to(faces / "pictures")
+    own = tmp_path / "one" / "pictures"
+    own.unlink()
+    own.mkdir()
+    for path in (faces / "pictures").iterdir():
+        (own / path.name).write_bytes(b"broken" if path.name == "29.png" else path.read_bytes())
+    with caplog.at_level(logging.WARNING):
+        assert cli.main(words("fit", tmp_path / "made", *exemplars(tmp_path / "one"), "--balance", "hat,male")) == 0
+    [lost] = [record.getMessage() for record in caplog.records if "weight in the balance" in record.getMessage()]
+    assert lost.startswith("The targets that were left out had ")
+    _, arrays = open_arrays(str(tmp_path / "made"))
+    assert cli.main(words("fit", tmp_path / "whole", *exemplars(tmp_path / "all"), "--balance", "hat,male")) == 0
+    _, whole = open_arrays(str(tmp_path / "whole"))
+    kept = whole["exemplar_weights"][YOUNG:-1]
+    np.testing.assert_allclose(arrays["exemplar_weights"][YOUNG:], kept / kept.sum())
+    for n in range(YOUNG + HATTED, YOUNG + OLD):
+        (own / f"{n}.png").write_bytes(b"broken")
+    with pytest.raises(
+        SettingsError, match="All targets that count once the classes are balanced had to be left out"
+    ):
+        run_fit(tmp_path / "none", exemplars(tmp_path / "one"))
+
+
+def run_fit(out: Path, options: list[object]) -> None:
+    from dmt_ray.jobs.fit import fit
+
+    fit(cli.parse_options("fit", words("fit", out, *options, "--balance", "hat,male")[1:]))
+
+
+def test_few_effective_exemplars_and_unequal_means_are_warned_of(faces, tmp_path, caplog):
+    options = (*exemplars(faces), "--balance", "hat,old")
+    with caplog.at_level(logging.WARNING):
+        prepared(faces, tmp_path / "out", *options, "--target-where", "old = 1 AND (hat = 1 OR path LIKE '%/29.%')")
+    texts = [record.getMessage() for record in caplog.records]
+    assert any(text.startswith("The 9 targets count as only 1.0 once they are balanced") for text in texts)
+    assert any(
+        "Column 'old' stays unequal: its mean is 0 in the sources and 1 in the targets" in text for text in texts
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--balance", "glasses"], r"--source: .*faces\.csv has no column 'glasses' to choose by\. Columns: .*hat"),
+        (
+            ["--balance", "name"],
+            r"--source: Column 'name' of .*faces\.csv holds string; an attribute must be a number",
+        ),
+        (
+            ["--balance", "weight"],
+            r"--source: Column 'weight' of .*faces\.csv has no number for faces\.csv#3 \(and 0 more\)",
+        ),
+        (["--balance", "always"], "--balance: Column 'always' to balance by is 1 for all 30 exemplars"),
+        (["--balance", "hat,hat"], "balance is .*hat.*free of repetition"),
+        (["--balance", "hat", "--source", "FOLDER"], r"--source: .*pictures is no table \(Parquet or CSV\)"),
+    ],
+)
+def test_columns_that_cannot_be_balanced_stop_the_run(faces, tmp_path, options, reason):
+    given = [*exemplars(faces), *options]
+    if "FOLDER" in options:
+        given = ["--target", faces / "faces.csv", "--balance", "hat", "--source", faces / "pictures"]
+    with pytest.raises(SettingsError, match=reason):
+        prepared(faces, tmp_path / "out", *given)
+    assert not (tmp_path / "out").exists()
