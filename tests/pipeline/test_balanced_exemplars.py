@@ -105,8 +105,9 @@ def test_what_one_class_wears_stays_out_of_the_results(faces, tmp_path):
 
 def test_run_json_says_what_became_of_the_means(local_ray, faces, tmp_path):
     out = tmp_path / "out"
-    run = prepared(faces, out, *exemplars(faces), "--balance", "hat,male")
-    assert cli.main(transform(faces, out, *exemplars(faces), "--balance", "hat,male")) == 0
+    options = [*exemplars(faces), "--method", "dfi", "--iterations", 2, "--balance"]
+    run = prepared(faces, out, *options, "hat,male")
+    assert cli.main(transform(faces, out, *options, "hat,male")) == 0
     record = json.loads((out / "run.json").read_text())
     assert record["settings"]["balance"] == ["hat", "male"]
     assert list(record["balance"]) == ["columns", "source", "target"]
@@ -128,9 +129,9 @@ def test_run_json_says_what_became_of_the_means(local_ray, faces, tmp_path):
         )
         assert np.abs(theirs - mine).mean() < 3
 
-    assert not prepared(faces, out, *exemplars(faces), "--balance", "hat,male").todo
+    assert not prepared(faces, out, *options, "hat,male").todo
     with pytest.raises(SettingsError, match=r"balance was \['hat', 'male'\] and is \['hat'\] now"):
-        prepared(faces, out, *exemplars(faces), "--balance", "hat")
+        prepared(faces, out, *options, "hat")
 
 
 def test_the_dry_run_says_it_in_one_line(faces, tmp_path, capsys):
@@ -183,7 +184,7 @@ def test_a_manifold_is_used_with_its_own_balance(faces, tmp_path):
 
 @pytest.mark.slow
 def test_saved_displacements_keep_their_balance(local_ray, faces, tmp_path):
-    options = [*exemplars(faces), "--balance", "hat,male"]
+    options = [*exemplars(faces), "--balance", "hat,male", "--method", "dfi", "--iterations", 2]
     assert cli.main(transform(faces, tmp_path / "moves", *options, "--traversal-only")) == 0
     later = ["reconstruct", tmp_path / "moves", "--output", tmp_path / "later", "--no-progress", "--no-lpips"]
     assert cli.main([str(word) for word in later]) == 0
