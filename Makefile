@@ -42,7 +42,7 @@ type: $(VENV)/.dev-installed ## Check types with mypy
 
 bench: $(VENV)/.dev-installed ## Run every benchmark: make bench DATA=FOLDER_OF_COLOUR_PHOTOS
 	@test -n "$(DATA)" || { echo "Say where the photos are: make bench DATA=FOLDER_OF_COLOUR_PHOTOS"; exit 2; }
-	@status=0; for script in $(sort $(wildcard benchmarks/*.py)); do \
+	@status=0; for script in $(filter-out benchmarks/_%,$(sort $(wildcard benchmarks/*.py))); do \
 		echo "== $$script"; $(RUN) $$script --data $(DATA) || status=1; \
 	done; exit $$status
 

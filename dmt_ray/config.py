@@ -171,6 +171,32 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True)
+class JudgeConfig:
+    """Who says whether a result is of the target class: another network than the one whose features are moved."""
+
+    judge: str = "alexnet"
+    """alexnet, a probe on AlexNet's features that is fitted to the exemplars; none; or a path or URI of an .onnx
+    classifier of your own (docs/output.md says what it must be)."""
+    judge_margin: float = 0.0
+    """A result counts as flipped when its decision value exceeds this."""
+    until_flipped: bool = False
+    """Move each image only as far as it takes: to the smallest strength, from 0 to the largest of --strength and to
+    5 % of that, whose result counts as flipped. One row per image; its strength says how far."""
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        known = self.judge in ("alexnet", "none") or self.judge.lower().endswith(".onnx")
+        require(known, "judge", self.judge, "alexnet, none, or an .onnx file")
+        require(0 <= self.judge_margin < math.inf, "judge_margin", self.judge_margin, "at least 0")
+        require(self.judge != "none" or not self.until_flipped, "judge", self.judge, "a judge with --until-flipped")
+
+    @property
+    def place(self) -> str | None:
+        """The path or URI of a classifier; None where there is none."""
+        return None if self.judge in ("alexnet", "none") else self.judge
+
+
+@dataclass(frozen=True)
 class MaskConfig:
     """Where an image may change: outside its mask (black) the input's pixels come back bit for bit."""
 

@@ -38,10 +38,22 @@ def _defaults() -> dict[str, set[object]]:
     return defaults
 
 
+def _benchmark_options() -> set[str]:
+    """The options of the benchmarks: the fields of their classes called ``Options`` or ``ClassOptions``."""
+    classes = [
+        node
+        for path in sorted((ROOT / "benchmarks").glob("*.py"))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Options")
+    ]
+    fields = [field for node in classes for field in node.body if isinstance(field, ast.AnnAssign)]
+    return {field.target.id.replace("_", "-") for field in fields if isinstance(field.target, ast.Name)}
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_option_that_is_mentioned_exists(path: Path):
     mentioned = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text(encoding="utf-8")))
-    assert mentioned - FOREIGN <= set(_defaults())
+    assert mentioned - FOREIGN <= set(_defaults()) | _benchmark_options()
 
 
 def test_defaults_in_the_readme_are_the_defaults():

@@ -54,7 +54,7 @@ class Tint(Job[TintConfig]):
         """Return the mean colour."""
         return {"mean": np.mean([picture.mean((0, 1)) for picture, _ in pictures.pictures("tint")], 0)}
 
-    def editor(self, arrays, exemplars, config, device, lpips):
+    def editor(self, arrays, exemplars, config, device, measures):
         """Return what shifts colours."""
         return TintEditor(exemplars["mean"], config)
 
@@ -67,12 +67,12 @@ class TintEditor:
         self.rows = frozenset(range(len(self.strengths)))
 
     def working(self, rgb):
-        """Return the picture at working size."""
-        return working_rgb(rgb, self.size)
+        """Return the picture (3, size, size) at working size."""
+        return working_rgb(rgb, self.size).transpose(2, 0, 1)
 
     def traverse(self, pictures, identities):
         """Return the shift of each picture."""
-        shifts = self.mean - pictures.mean((1, 2))
+        shifts = self.mean - pictures.mean((2, 3))
         return [
             Displacement({"shift": shift}, [Figures(s, float(np.linalg.norm(s * shift))) for s in self.strengths])
             for shift in shifts
@@ -92,7 +92,7 @@ class TintEditor:
     def _edit(self, picture, displacement, figures):
         shift = (figures.strength * displacement.arrays["shift"]).astype(np.float32)
         planes = np.broadcast_to(shift[:, None, None], (3, self.size, self.size))
-        result = np.clip(picture + shift, 0, 255).astype(np.uint8)
+        result = np.clip(picture.transpose(1, 2, 0) + shift, 0, 255).astype(np.uint8)
         return Edit(figures, planes, result, 0.0, 0.0, 0, Similarity(100.0, 1.0, None))
 
 

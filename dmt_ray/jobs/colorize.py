@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dmt_ray.config import require
 from dmt_ray.errors import ImageError, SettingsError
-from dmt_ray.jobs.job import Editor, ExemplarList, ExemplarPictures, Job, JobConfig
+from dmt_ray.jobs.job import Editor, ExemplarList, ExemplarPictures, Job, JobConfig, Measures
 from dmt_ray.method.settings import ColorizerSettings, InversionConfig, TraversalConfig
 
 if TYPE_CHECKING:
@@ -99,10 +99,10 @@ class Colorize(Job[ColorizeConfig]):
         exemplars: Mapping[str, Array],
         config: ColorizeConfig,
         device: str,
-        lpips: Mapping[str, Array] | None,
+        measures: Measures,
     ) -> Editor:
         """Build the colorizer."""
         from dmt_ray.jobs.networks import make_network
         from dmt_ray.method.colorizer import Colorizer
 
-        return Colorizer(make_network(arrays, config, device), exemplars, config.editor_settings, lpips)
+        return Colorizer(make_network(arrays, config, device), exemplars, config.editor_settings, measures.lpips)

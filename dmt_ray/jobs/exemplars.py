@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from dmt_ray.errors import DmtError, SettingsError
-from dmt_ray.jobs.job import Array, Editor, ExemplarList, ExemplarPictures, JobConfig
+from dmt_ray.jobs.job import Array, Editor, ExemplarList, ExemplarPictures, JobConfig, Measures
+from dmt_ray.jobs.judging import JudgedPictures, JudgeModel, JudgeReport, make_judge
 from dmt_ray.jobs.networks import make_network
 from dmt_ray.jobs.registry import job_of
 from dmt_ray.method.networks.backbone import BACKBONES
 from dmt_ray.method.networks.normalisation import ActivationMeans, normalised
-from dmt_ray.method.pictures import to_tensor, working_rgb
+from dmt_ray.method.pictures import to_tensor
 from dmt_ray.method.traversal.balancing import NEGLIGIBLE
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.storage.images import decode_image
@@ -34,6 +35,16 @@ READER_THREADS = 4
 _READ_AHEAD = 32
 #: More than this share of a class's weight is not lost without a warning.
 _LOST_WEIGHT = 1e-3
+
+
+@dataclass(frozen=True)
+class LearnReport:
+    """What there is to tell of how a run learned from its exemplars."""
+
+    skipped: list[str]
+    """One sentence for each exemplar that was left out."""
+    judge: JudgeReport | None = None
+    """Of a judge that was fitted to the exemplars or tried on them."""
 
 
 def list_exemplars(config: JobConfig) -> ExemplarSets:
@@ -99,11 +110,20 @@ def content_checksum(config: JobConfig, option: str, found: ExemplarList) -> str
 
 
 def learn_exemplars(
-    arrays: Mapping[str, Array], sets: ExemplarSets, config: JobConfig, device: str
-) -> tuple[dict[str, Array], list[str]]:
+    arrays: Mapping[str, Array],
+    sets: ExemplarSets,
+    config: JobConfig,
+    device: str,
+    judge: JudgeModel | None = None,
+) -> tuple[dict[str, Array], LearnReport]:
     """Read the exemplars and make what all actors share, or open it where it is saved.
 
-    Returns the arrays, and one sentence for each exemplar that is left out.
+    Parameters:
+        arrays: weights by torchvision name.
+        sets: the exemplars.
+        config: the run's options.
+        device: torch device.
+        judge: what the run's judge is made from; it learns from the same reading of the exemplars.
 
     Raises:
         SettingsError: none of a set can be used.
@@ -112,14 +132,18 @@ def learn_exemplars(
     job = job_of(config)
     place = job.saved_manifold(config)
     if place is not None:
-        return open_arrays(place)[1], []
+        return open_arrays(place)[1], LearnReport([])
     means: dict[str, Array] = {}
     if config.model.normalise:
         means = _activations(arrays, sets, config, device)
         arrays = normalised(arrays, config.model.backbone, means)
     loader = ExemplarLoader(sets, config)
-    exemplars = job.learn(make_network(arrays, config, device), loader, config)
-    return exemplars | means, loader.skipped
+    judged = None if judge is None else JudgedPictures(loader, judge, device)
+    exemplars = job.learn(make_network(arrays, config, device), judged or loader, config) | means
+    if judged is None:
+        return exemplars, LearnReport(loader.skipped)
+    probe, report = judged.judge(exemplars.get("exemplar_weights"))
+    return exemplars | probe, LearnReport(loader.skipped, report)
 
 
 def make_editor(
@@ -128,6 +152,7 @@ def make_editor(
     config: JobConfig,
     device: str,
     lpips: Mapping[str, Array] | None = None,
+    judge: JudgeModel | None = None,
 ) -> Editor:
     """Build the job's editor on a device.
 
@@ -137,10 +162,12 @@ def make_editor(
         config: the run's options.
         device: torch device.
         lpips: what LPIPS to the input is measured with; None leaves it out.
+        judge: what the judge is made from; None gives no verdicts.
     """
     if config.model.normalise:
         arrays = normalised(arrays, config.model.backbone, exemplars)
-    return job_of(config).editor(arrays, exemplars, config, device, lpips)
+    measures = Measures(lpips, make_judge(judge, exemplars, config, device))
+    return job_of(config).editor(arrays, exemplars, config, device, measures)
 
 
 class ExemplarLoader(ExemplarPictures):
@@ -166,7 +193,7 @@ class ExemplarLoader(ExemplarPictures):
         return sum(len(found.items) for found in self.sets.values())
 
     def pictures(self, option: str) -> Iterator[tuple[Array, ImageIdentity]]:
-        """Yield a set's (size, size, 3) uint8 pictures and what is known of them; none for a set that is not given.
+        """Yield a set's pictures (see ``Job.working``) and what is known of them; none for a set that is not given.
 
         Raises:
             SettingsError: there are items, and none can be used, or none of those that have weight.
@@ -207,7 +234,7 @@ class ExemplarLoader(ExemplarPictures):
         try:
             data = reader.read_item(item)
             rgb = decode_image(data, max_pixels=self.config.inputs.max_pixels)
-            picture = working_rgb(rgb, self.config.model.size)
+            picture = self._job.working(rgb, self.config)
             self._job.check_exemplar(option, picture)
             return picture, self._job.exemplar_identity(option, item, data, self.config, reader)
         except DmtError as error:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dmt_ray.config import InputConfig, OutputConfig, require
+from dmt_ray.config import InputConfig, JudgeConfig, OutputConfig, require
 from dmt_ray.jobs.transform import ExemplarConfig, TransformConfig
 from dmt_ray.method.settings import ModelConfig, Standardise, TransformTraversalConfig, TraversalKind
 from dmt_ray.storage import files
@@ -26,6 +26,8 @@ class FitConfig:
     """What the manifold is for: global moves whole images, local each spatial cell."""
     standardise: Standardise = "channel"
     """One mean and deviation per channel, or per unit (with a floor) as in the paper, or none."""
+    judge: str = JudgeConfig.judge
+    """alexnet, a probe on AlexNet's features that is saved with the manifold, or none."""
     seed: int = 0
     """Seed for the draw of --exemplar-limit."""
     max_pixels: int = 200_000_000
@@ -34,6 +36,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         """Check what is asked for."""
         require(bool(self.output.strip()), "output", self.output, "a folder or URI")
+        known = self.judge in ("alexnet", "none")
+        require(known, "judge", self.judge, "alexnet or none; a classifier of your own is named where it judges")
         require(self.exemplars.manifold is None, "manifold", self.exemplars.manifold, "left out: this makes one")
 
     def as_transform(self) -> TransformConfig:
@@ -44,6 +48,7 @@ class FitConfig:
             exemplars=self.exemplars,
             model=self.model,
             traversal=TransformTraversalConfig(traversal=self.traversal, standardise=self.standardise),
+            judging=JudgeConfig(self.judge),
         )
 
 
@@ -62,6 +67,7 @@ def fit(config: FitConfig, emit: Callable[[str], None] = logger.info) -> None:
 
     from dmt_ray.jobs.exemplar_sets import balance_record, describe_balance
     from dmt_ray.jobs.exemplars import check_exemplars, content_checksum, learn_exemplars, list_exemplars
+    from dmt_ray.jobs.judging import load_judge
     from dmt_ray.jobs.manifolds import LearnedSet, save_manifold
     from dmt_ray.storage.models.weights import resolve_weights
 
@@ -70,18 +76,23 @@ def fit(config: FitConfig, emit: Callable[[str], None] = logger.info) -> None:
     sets = list_exemplars(job)
     check_exemplars(job, sets)
     weights = resolve_weights(job.model.backbone, job.model.weights)
+    judge = load_judge(job)
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    arrays, skipped = learn_exemplars(weights.arrays, sets, job, device)
-    for line in skipped:
+    arrays, report = learn_exemplars(weights.arrays, sets, job, device, judge)
+    for line in report.skipped:
         logger.warning("An exemplar was left out: %s", line)
+    if report.judge is not None:
+        report.judge.log()
     learned = {
         option: LearnedSet(len(found.items), content_checksum(job, option, found)) for option, found in sets.items()
     }
     balance = balance_record(sets)
-    save_manifold(config.output, job, weights.sha256, learned, arrays, balance)
+    save_manifold(config.output, job, weights.sha256, learned, arrays, balance, report.judge)
     sizes = ", ".join(f"{int(arrays[name])} {name}" for name in ("sources", "targets"))
     total = sum(array.nbytes for array in arrays.values())
     emit(f"Manifold: {files.masked(config.output)}")
-    emit(f"{sizes}, {len(skipped)} left out; {total / 1e6:.0f} MB; layers {' '.join(job.model.taps)}.")
+    emit(f"{sizes}, {len(report.skipped)} left out; {total / 1e6:.0f} MB; layers {' '.join(job.model.taps)}.")
     if balance is not None:
         emit(describe_balance(balance))
+    if report.judge is not None:
+        emit(f"With the {report.judge}.")

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVa
 
 import numpy as np
 
-from dmt_ray.config import ComputeConfig, InputConfig, MaskConfig, OutputConfig, RunConfig
+from dmt_ray.config import ComputeConfig, InputConfig, JudgeConfig, MaskConfig, OutputConfig, RunConfig
 from dmt_ray.method.settings import ModelConfig
 from dmt_ray.output.layout import MANIFOLD_FOLDER
 from dmt_ray.storage import files
 
 if TYPE_CHECKING:
     from dmt_ray.method.displacement import Displacement, Edit
+    from dmt_ray.method.metrics.verdicts import Judge
     from dmt_ray.method.networks.feature_network import FeatureNetwork
     from dmt_ray.method.traversal.balancing import ClassBalance
     from dmt_ray.method.traversal.selection import ImageIdentity
@@ -55,6 +56,14 @@ class JobConfig(ABC):
         """
         return getattr(getattr(self, self._section_of(name)), name)
 
+    def has_option(self, name: str) -> bool:
+        """Tell whether the job has an option."""
+        try:
+            self._section_of(name)
+        except KeyError:
+            return False
+        return True
+
     def with_options(self, values: Mapping[str, object]) -> Self:
         """Return the options with some of them replaced, whatever their sections.
 
@@ -88,7 +97,10 @@ class Editor(Protocol):
     """Which steps of a displacement were asked for; the others are on the way to them."""
 
     def working(self, rgb: Array) -> Array:
-        """Return what the other calls take of a decoded picture (H, W, 3) uint8, at working size."""
+        """Return what the other calls take of a decoded picture (H, W, 3) uint8, at working size.
+
+        Its last two dimensions are height and width. Pictures of one shape are stacked to batches.
+        """
         ...
 
     def traverse(self, pictures: Array, identities: Sequence[ImageIdentity]) -> list[Displacement]:
@@ -98,12 +110,22 @@ class Editor(Protocol):
     def reconstruct(
         self, pictures: Array, displacements: Sequence[Displacement], masks: Sequence[Array | None]
     ) -> list[list[Edit]]:
-        """Return each picture's edits, one per step; masks are (size, size) float32 in 0..1."""
+        """Return each picture's edits, one per step; masks are (h, w) float32 in 0..1, as the pictures."""
         ...
 
     def assemble(self, rgb: Array, edit: Edit, mask: Array | None) -> Array:
         """Return the result (H, W, 3) uint8 of a decoded picture and an edit of it; a mask is (H, W) uint8."""
         ...
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What an editor measures its results with, where a run has it; an editor may do without."""
+
+    lpips: Mapping[str, Array] | None = None
+    """For LPIPS to the input."""
+    judge: Judge | None = None
+    """For verdicts on the input and on the result."""
 
 
 class ExemplarPictures(Protocol):
@@ -115,7 +137,7 @@ class ExemplarPictures(Protocol):
         ...
 
     def pictures(self, option: str) -> Iterator[tuple[Array, ImageIdentity]]:
-        """Yield a set's (size, size, 3) uint8 pictures and what is known of them; none for a set that is not given.
+        """Yield a set's pictures (see ``Job.working``) and what is known of them; none for a set that is not given.
 
         Raises:
             SettingsError: there are items, and none can be used.
@@ -151,6 +173,10 @@ class Job(ABC, Generic[Config]):
         """Return where images may change; by default everywhere."""
         return MaskConfig()
 
+    def judging(self, config: Config) -> JudgeConfig:
+        """Return who judges results; by default nobody. A job with a judge has the sets ``source`` and ``target``."""
+        return JudgeConfig("none")
+
     @abstractmethod
     def list_exemplars(self, config: Config) -> dict[str, ExemplarList]:
         """List the sets of exemplars, by the option that names each.
@@ -161,6 +187,12 @@ class Job(ABC, Generic[Config]):
 
     def check_exemplar(self, option: str, rgb: Array) -> None:
         """Raise ImageError when a picture (H, W, 3) uint8 cannot be an exemplar of a set; by default any can."""
+
+    def working(self, rgb: Array, config: Config) -> Array:
+        """Return an exemplar (H, W, 3) uint8 at working size, (h, w, 3) uint8; by default (size, size, 3)."""
+        from dmt_ray.method.pictures import working_rgb
+
+        return working_rgb(rgb, config.model.size)
 
     def identity(self, item: InputItem, data: bytes, config: Config, reader: InputReader) -> ImageIdentity:
         """Return what is known of an image beside its pixels; by default nothing.
@@ -198,7 +230,7 @@ class Job(ABC, Generic[Config]):
         exemplars: Mapping[str, Array],
         config: Config,
         device: str,
-        lpips: Mapping[str, Array] | None,
+        measures: Measures,
     ) -> Editor:
         """Build the job's editor on a device.
 
@@ -207,7 +239,7 @@ class Job(ABC, Generic[Config]):
             exemplars: what ``learn`` returned.
             config: the run's options.
             device: torch device, such as ``cuda:0``.
-            lpips: what LPIPS to the input is measured with; None leaves it out.
+            measures: what results are measured with.
         """
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.jobs.job import Array, JobConfig
+from dmt_ray.jobs.judging import JudgeModel, JudgeReport
 from dmt_ray.jobs.registry import job_of
 from dmt_ray.storage import files
 from dmt_ray.storage.models.manifolds import open_record, save_arrays
@@ -43,6 +44,8 @@ class ManifoldRecord:
     """Values of the options that the manifold decides, by section and option."""
     balance: Mapping[str, Any] | None = None
     """See ``balance_record``; None where the classes are not balanced."""
+    judge: JudgeReport | None = None
+    """The judge whose arrays are saved with it."""
 
     def as_json(self) -> dict[str, object]:
         """Return the record as it is saved, without its place."""
@@ -55,12 +58,19 @@ class ManifoldRecord:
             },
             **({} if self.balance is None else {"balance": self.balance}),
             **self.decided,
+            **({} if self.judge is None else {"judge": self.judge.as_json()}),
         }
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of what is saved: the exemplars' content, the weights and the settings, wherever it lies."""
-        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of what is saved: the exemplars' content, the weights and the settings, wherever it lies.
+
+        Of the judge its network counts, and not how good it is.
+        """
+        content = self.as_json()
+        if self.judge is not None:
+            content["judge"] = self.judge.sha256
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def save_manifold(
@@ -70,6 +80,7 @@ def save_manifold(
     sets: Mapping[str, LearnedSet],
     arrays: Mapping[str, Array],
     balance: Mapping[str, Any] | None = None,
+    judge: JudgeReport | None = None,
 ) -> None:
     """Save what was learned of the exemplars, with all that a later run must know of it.
 
@@ -77,9 +88,10 @@ def save_manifold(
         place: a folder or URI.
         config: the options that it was learned with.
         weights_sha256: of the network's weights.
-        sets: the exemplars by their content.
-        arrays: what was learned.
+        sets: the sets of exemplars by their content.
+        arrays: what was learned, the judge's arrays among it.
         balance: see ``balance_record``.
+        judge: whose arrays these are.
 
     Raises:
         StorageError: it cannot be written.
@@ -88,7 +100,7 @@ def save_manifold(
     for section, names in job_of(config).decided.items():
         settings = asdict(getattr(config, section))
         decided[section] = {name: settings[name] for name in names if name in settings}
-    record = ManifoldRecord(place, config.job, weights_sha256, sets, json.loads(json.dumps(decided)), balance)
+    record = ManifoldRecord(place, config.job, weights_sha256, sets, json.loads(json.dumps(decided)), balance, judge)
     save_arrays(place, record.as_json(), arrays)
 
 
@@ -119,7 +131,8 @@ def read_manifold(config: JobConfig) -> ManifoldRecord | None:
         decided = {section: dict(saved.get(section, {})) for section in job.decided}
         balance = saved.get("balance")
         balance = None if balance is None else dict(balance)
-        return ManifoldRecord(place, config.job, str(saved["weights sha256"]), sets, decided, balance)
+        judge = JudgeReport.from_json(saved.get("judge"))
+        return ManifoldRecord(place, config.job, str(saved["weights sha256"]), sets, decided, balance, judge)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SettingsError(
             f"The manifold {shown} has a record that is not complete ({error}); make it again."
@@ -162,6 +175,24 @@ def check_weights(manifold: ManifoldRecord, weights_sha256: str) -> None:
             f"{manifold.weights_sha256[:12]}, and --weights gives {weights_sha256[:12]}); give those, or make the "
             "manifold again."
         )
+
+
+def check_judge(manifold: ManifoldRecord, judge: JudgeModel | None) -> JudgeReport | None:
+    """Return how good the judge of a run is that uses a saved manifold, as far as the manifold knows it.
+
+    Raises:
+        SettingsError: the judge is fitted to exemplars, and the manifold was saved without it.
+    """
+    if judge is None:
+        return None
+    if manifold.judge is not None and manifold.judge.sha256 == judge.sha256:
+        return manifold.judge
+    if judge.onnx is not None:
+        return JudgeReport(judge.name, judge.sha256)
+    raise SettingsError(
+        f"The manifold {files.masked(manifold.place)} was saved without the judge {judge.name}; say --judge none, or "
+        "make the manifold again."
+    )
 
 
 def _shown(value: object) -> str:

@@ -26,6 +26,10 @@ class ReconstructConfig:
     """L-BFGS iterations per step at most. Default: what that run was given."""
     tv_weight: float | None = None
     """Weight of total variation. Default: what that run was given."""
+    judge: str | None = None
+    """transform: who judges results: alexnet, none, or an .onnx file. Default: what that run was given."""
+    judge_margin: float | None = None
+    """transform: what a decision value must exceed to count as flipped. Default: what that run was given."""
     run: RunConfig = field(default_factory=RunConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
@@ -53,8 +57,10 @@ def reconstruct_config(config: ReconstructConfig) -> JobConfig:
         raise SettingsError(
             f"The options in {record.uri} cannot be used ({error}); make the displacements again."
         ) from error
-    asked = {name: getattr(config, name) for name in ("iterations", "tv_weight")}
+    asked = {name: getattr(config, name) for name in ("iterations", "tv_weight", "judge", "judge_margin")}
     values = {name: value for name, value in asked.items() if value is not None}
+    for name, value in values.items():
+        require(earlier.has_option(name), name, value, f"left out: {record.job} has no such option")
     return replace(
         earlier.with_options(values | {"displacements": place}),
         output=replace(config.output, shard_size=earlier.output.shard_size),

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from dmt_ray.config import MaskConfig, require
+from dmt_ray.config import JudgeConfig, MaskConfig, require
 from dmt_ray.errors import ImageError
-from dmt_ray.jobs.job import Editor, ExemplarList, ExemplarPictures, Job, JobConfig
+from dmt_ray.jobs.job import Editor, ExemplarList, ExemplarPictures, Job, JobConfig, Measures
 from dmt_ray.method.settings import TransformerSettings, TransformInversionConfig, TransformTraversalConfig
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class TransformConfig(JobConfig):
     traversal: TransformTraversalConfig = field(default_factory=TransformTraversalConfig)
     inversion: TransformInversionConfig = field(default_factory=TransformInversionConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
+    judging: JudgeConfig = field(default_factory=JudgeConfig)
 
     job: ClassVar[str] = "transform"
     places: ClassVar[tuple[str, ...]] = (*SETS, "manifold", "mask_folder")
@@ -103,6 +104,10 @@ class TransformConfig(JobConfig):
             self.output.save_path,
             "0 unless the steps are given by --strength",
         )
+        if self.judging.until_flipped:
+            require(not stepless, "until_flipped", True, "left out with --budget-weight or --beta")
+            path = self.output.save_path
+            require(path == 0, "save_path", path, "0 with --until-flipped")
 
     @property
     def editor_settings(self) -> TransformerSettings:
@@ -114,12 +119,18 @@ class TransformConfig(JobConfig):
             self.output.save_path,
             self.output.resolution,
             noise_seed=self.inputs.seed,
+            until_flipped=self.judging.until_flipped,
         )
 
     @property
     def strengths(self) -> tuple[float | None, ...]:
         """The strength of each step, and so of each row of an image; None where something else decides it."""
-        return self.traversal.steps
+        return (None,) if self.judging.until_flipped else self.traversal.steps
+
+    def named_places(self) -> dict[str, str]:
+        """Return the paths and URIs that the options name, by option."""
+        place = self.judging.place
+        return super().named_places() | ({} if place is None else {"judge": place})
 
 
 class Transform(Job[TransformConfig]):
@@ -139,6 +150,10 @@ class Transform(Job[TransformConfig]):
         """Return where images may change."""
         return config.masks
 
+    def judging(self, config: TransformConfig) -> JudgeConfig:
+        """Return who judges results."""
+        return config.judging
+
     def list_exemplars(self, config: TransformConfig) -> dict[str, ExemplarList]:
         """List sources, targets and the basis, with the weights that --balance asks for."""
         from dmt_ray.jobs.exemplar_sets import balance_sets, draw, naming_option
@@ -148,6 +163,12 @@ class Transform(Job[TransformConfig]):
         listed = {option: naming_option(option, functools.partial(_list_set, settings, option)) for option in given}
         drawn = {option: draw(found, settings.exemplar_limit, config.inputs.seed) for option, found in listed.items()}
         return balance_sets(drawn, settings.balance) if settings.balance else drawn
+
+    def working(self, rgb: Array, config: TransformConfig) -> Array:
+        """Return an exemplar at working size; for local traversal it keeps its aspect ratio."""
+        from dmt_ray.method.pictures import working_rgb
+
+        return working_rgb(rgb, config.model.size, keep_aspect=config.traversal.traversal == "local")
 
     def identity(self, item: InputItem, data: bytes, config: TransformConfig, reader: InputReader) -> ImageIdentity:
         """Return the digest of an image's bytes, and its table's group and attributes.
@@ -198,14 +219,15 @@ class Transform(Job[TransformConfig]):
         exemplars: Mapping[str, Array],
         config: TransformConfig,
         device: str,
-        lpips: Mapping[str, Array] | None,
+        measures: Measures,
     ) -> Editor:
         """Build the transformer."""
         from dmt_ray.jobs.networks import make_network
         from dmt_ray.method.transformer import HELD_TAPS, Transformer
 
         held: Sequence[str] = HELD_TAPS if config.inversion.held_weight > 0 else ()
-        return Transformer(make_network(arrays, config, device, held), exemplars, config.editor_settings, lpips)
+        network = make_network(arrays, config, device, held)
+        return Transformer(network, exemplars, config.editor_settings, measures.lpips, measures.judge)
 
 
 def _list_set(settings: ExemplarConfig, option: str) -> ExemplarList:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dmt_ray.method.inversion.pixel_difference import ClassPictures
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import BATCH, to_tensor
 from dmt_ray.method.settings import TransformerSettings
 from dmt_ray.method.traversal.balancing import normalised_weights
-from dmt_ray.method.traversal.class_patches import ClassPatches
+from dmt_ray.method.traversal.class_patches import ClassPatchesBuilder
 from dmt_ray.method.traversal.manifold import Allocate, ManifoldBuilder
 from dmt_ray.method.traversal.selection import ImageIdentity, describe_identities
 
@@ -28,8 +30,9 @@ def build_manifold(
 
     Parameters:
         network: the VGG with the run's taps.
-        sets: sources, targets and the basis (which may be empty), as (size, size, 3) uint8 pictures with what is
-            known of them, and all or none of the first two with weights; read once, a batch at a time.
+        sets: sources, targets and the basis (which may be empty), as (h, w, 3) uint8 pictures with what is known of
+            them, and all or none of the first two with weights; read once, a batch at a time. Pictures for global
+            traversal are size x size.
         count: pictures of all sets at most.
         settings: what decides the result; the kind of traversal and its standardisation matter here.
         allocate: makes the large arrays, in memory or in files.
@@ -40,32 +43,75 @@ def build_manifold(
     Where they have weights, the arrays include ``exemplar_weights`` (sources + targets,) float64, with sum 1 in each
     class; see ``balancing.exemplar_weights``.
     """
-    builder = ManifoldBuilder(count, settings.traversal.standardise, allocate)
+    learner: _Learner = (
+        _LocalLearner(network, count, settings, allocate)
+        if settings.traversal.traversal == "local"
+        else _GlobalLearner(network, count, settings, allocate)
+    )
     identities: list[ImageIdentity] = []
     counts: list[int] = []
-    classes: list[ClassPictures] = []
-    shapes: list[tuple[int, ...]] = []
-    for pictures in sets:
+    for number, pictures in enumerate(sets):
         before = len(identities)
-        classes.append(ClassPictures(settings.size))
         for batch in _batches(pictures):
             images = torch.stack([to_tensor(rgb) for rgb, _ in batch]).to(network.device)
             with torch.inference_mode():
-                maps = network(images / 255)
-            shapes = [tuple(tap.shape[1:]) for tap in maps]
-            builder.add(maps)
-            classes[-1].add(images, _weights(batch))
+                learner.add(number, network(images / 255), images, _weights(batch))
             identities += [identity for _, identity in batch]
         counts.append(len(identities) - before)
     if not all(counts[:2]):
         raise ValueError(f"{counts[0]} sources and {counts[1]} targets; there must be at least one of each")
     given = [identity.weight for identity in identities]
     weights = normalised_weights(given[: counts[0]], given[counts[0] : sum(counts[:2])])
-    arrays = builder.finish(counts[0], counts[1], network.device, weights)
-    if settings.traversal.traversal == "local":
-        arrays = ClassPatches.build(arrays, shapes, network.taps, settings.size, allocate)
-    arrays["pixel_difference"] = classes[0].difference_to(classes[1]).float().numpy()
-    return arrays | describe_identities(identities)
+    return learner.finish(counts[0], counts[1], weights) | describe_identities(identities)
+
+
+class _Learner(Protocol):
+    """Takes the exemplars' maps and pictures, set by set, and makes arrays of them."""
+
+    def add(self, number: int, maps: Sequence[Tensor], images: Tensor, weights: Tensor | None) -> None:
+        """Take some more exemplars of set ``number``, all of one shape, and their weights where they have any."""
+        ...
+
+    def finish(self, sources: int, targets: int, weights: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Return the arrays of so many sources and targets, with weights (sources + targets,) or none."""
+        ...
+
+
+class _GlobalLearner:
+    """The manifold of whole pictures, and what the classes' pixels differ in."""
+
+    def __init__(
+        self, network: FeatureNetwork, count: int, settings: TransformerSettings, allocate: Allocate
+    ) -> None:
+        self._builder = ManifoldBuilder(count, settings.traversal.standardise, allocate)
+        self._classes = [ClassPictures(settings.size) for _ in range(3)]
+        self._device = network.device
+
+    def add(self, number: int, maps: Sequence[Tensor], images: Tensor, weights: Tensor | None) -> None:
+        self._builder.add(maps)
+        self._classes[number].add(images, weights)
+
+    def finish(self, sources: int, targets: int, weights: np.ndarray | None) -> dict[str, np.ndarray]:
+        arrays = self._builder.finish(sources, targets, self._device, weights)
+        arrays["pixel_difference"] = self._classes[0].difference_to(self._classes[1]).float().numpy()
+        return arrays
+
+
+class _LocalLearner:
+    """The bank of the classes' patches. A basis has no class, so no patch is looked up in it."""
+
+    def __init__(
+        self, network: FeatureNetwork, count: int, settings: TransformerSettings, allocate: Allocate
+    ) -> None:
+        self._builder = ClassPatchesBuilder(count, network.taps, settings.size, allocate)
+
+    def add(self, number: int, maps: Sequence[Tensor], images: Tensor, weights: Tensor | None) -> None:
+        if number < 2:
+            self._builder.add(maps, images)
+
+    def finish(self, sources: int, targets: int, weights: np.ndarray | None) -> dict[str, np.ndarray]:
+        arrays = self._builder.finish(sources, targets)
+        return arrays if weights is None else arrays | {"exemplar_weights": weights}
 
 
 def _weights(batch: Sequence[tuple[np.ndarray, ImageIdentity]]) -> torch.Tensor | None:
@@ -77,11 +123,12 @@ def _weights(batch: Sequence[tuple[np.ndarray, ImageIdentity]]) -> torch.Tensor 
 def _batches(
     pictures: Iterable[tuple[np.ndarray, ImageIdentity]],
 ) -> Iterator[list[tuple[np.ndarray, ImageIdentity]]]:
+    """Yield pictures in order, side by side as long as their shapes are the same."""
     batch: list[tuple[np.ndarray, ImageIdentity]] = []
     for picture in pictures:
-        batch.append(picture)
-        if len(batch) == BATCH:
+        if batch and (len(batch) == BATCH or batch[-1][0].shape != picture[0].shape):
             yield batch
             batch = []
+        batch.append(picture)
     if batch:
         yield batch

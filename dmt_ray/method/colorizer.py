@@ -227,7 +227,7 @@ class Colorizer(StepEditor):
     def check(self, displacement: Displacement) -> None:
         """Raise ImageError (``bad-displacement``) when a displacement is not one of these exemplars."""
         if self.local is not None:
-            patches = (self.local.grid**2, None)
+            patches = (self.local.grid[0] * self.local.grid[1], None)
             displacement.check("index", patches, below=len(self.local.descriptors))
             displacement.check("weight", (patches[0], displacement.arrays["index"].shape[1]))
         else:

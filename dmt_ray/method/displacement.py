@@ -14,6 +14,7 @@ from safetensors.numpy import save as save_tensors
 
 from dmt_ray.errors import ImageError
 from dmt_ray.method.metrics.similarity import Similarity
+from dmt_ray.method.metrics.verdicts import Verdict
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,6 @@ class Figures:
     rbf_variance: float | None = None
     witness_before: float | None = None
     witness_after: float | None = None
-
-    @classmethod
-    def of_patches(cls, patches: Sequence[Figures]) -> Figures:
-        """Return the figures of an image whose patches moved each for itself: lengths add up, witnesses average."""
-        norm = math.sqrt(sum(patch.displacement_norm**2 for patch in patches))
-        before, after = ([getattr(patch, f"witness_{when}") for patch in patches] for when in ("before", "after"))
-        return cls(
-            patches[0].strength,
-            norm,
-            witness_before=None if None in before else sum(before) / len(patches),
-            witness_after=None if None in after else sum(after) / len(patches),
-        )
 
 
 def steps_of_path(strengths: Sequence[float], path: int) -> tuple[tuple[float, ...], frozenset[int]]:
@@ -183,6 +172,7 @@ class Edit:
         feature_loss_before, feature_loss_after: mean over taps of 1/2 |phi - target|^2, of the input and the result.
         iterations: L-BFGS steps taken.
         similarity: of the result to the input, at working size.
+        verdict: of the run's judge; None without one.
         frames: the way from the input to the result, pictures like ``picture``; empty unless asked for.
     """
 
@@ -193,6 +183,7 @@ class Edit:
     feature_loss_after: float
     iterations: int
     similarity: Similarity
+    verdict: Verdict | None = None
     frames: tuple[np.ndarray, ...] = ()
 
     def with_frames(self, frames: tuple[np.ndarray, ...]) -> Edit:

@@ -14,6 +14,7 @@ from dmt_ray.errors import ImageError
 from dmt_ray.method.displacement import Displacement, Edit, Figures
 from dmt_ray.method.inversion.objective import Inversion
 from dmt_ray.method.metrics.similarity import Similarity, SimilarityMeter
+from dmt_ray.method.metrics.verdicts import Judge, Verdict
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.networks.normalisation import tap_scales
 from dmt_ray.method.pictures import to_pixels
@@ -74,6 +75,7 @@ class StepEditor:
         rows: which of the steps were asked for; the others are on the way to them.
         keeps_path: keep a picture of each step.
         lpips: what ``SimilarityMeter`` takes.
+        judge: gives verdicts on inputs and results; None gives none.
     """
 
     def __init__(
@@ -85,9 +87,11 @@ class StepEditor:
         *,
         keeps_path: bool,
         lpips: Mapping[str, np.ndarray] | None,
+        judge: Judge | None = None,
     ) -> None:
         self.network = network
         self.similarity = SimilarityMeter(lpips, network.device)
+        self.judge = judge
         self.scales = tap_scales(exemplars, network.taps)
         self.strengths, self.rows = tuple(strengths), rows
         self._keeps_path = keeps_path
@@ -111,26 +115,52 @@ class StepEditor:
                 )
         edits: list[list[Edit]] = [[] for _ in displacements]
         frames = [[to_pixels(image)] for image in batch.inputs] if self._keeps_path else []
+        values = None if self.judge is None else self.judge(batch.inputs)
         before: tuple[Tensor, Tensor] | None = None
         for number, step in enumerate(batch.steps(displacements)):
             initial = step.initial
             if initial is None:
                 initial = step.anchor if before is None else batch.bounded(before[0] + step.anchor - before[1])
-            found = batch.invert(step, initial)
-            before = found.planes, step.anchor
             figures = [displacement.steps[number] for displacement in displacements]
-            for b, edit in enumerate(self._edits(batch, found, figures)):
+            planes, made = self.edit_step(batch, step, initial, figures, values)
+            before = planes, step.anchor
+            for b, edit in enumerate(made):
                 if self._keeps_path:
                     frames[b].append(edit.picture)
                 if number in self.rows:
                     edits[b].append(edit.with_frames(tuple(frames[b]) if self._keeps_path else ()))
         return edits
 
-    def _edits(self, batch: StepBatch, found: Inversion, figures: Sequence[Figures]) -> Iterator[Edit]:
+    def edit_step(
+        self, batch: StepBatch, step: Step, initial: Tensor, figures: Sequence[Figures], values: Tensor | None
+    ) -> tuple[Tensor, list[Edit]]:
+        """Return the planes that a step's inversion found, beginning at ``initial``, and the edits made of them.
+
+        Parameters:
+            batch: the images.
+            step: what to find.
+            initial: (B, C, h, w) planes to begin at.
+            figures: of the step, for each image.
+            values: (B,) the judge's decision values of the inputs; None without a judge.
+
+        Raises:
+            ImageError: kind ``not-finite`` when a result has a number that is not finite.
+        """
+        found = batch.invert(step, initial)
+        return found.planes, list(self._edits(batch, found, figures, values))
+
+    def _edits(
+        self, batch: StepBatch, found: Inversion, figures: Sequence[Figures], values: Tensor | None
+    ) -> Iterator[Edit]:
+        """Yield the edits of a step; ``values`` (B,) are the judge's decision values of the inputs."""
         pictures = batch.render(found.planes)
         if not bool(torch.isfinite(pictures).all()):
             raise ImageError("not-finite", "The pixels of the result are not all finite numbers.")
         similarity = self.similarity(pictures, batch.inputs)
+        verdicts: list[Verdict] | None = None
+        if self.judge is not None and values is not None:
+            pairs = zip(values.tolist(), self.judge(pictures).tolist(), strict=True)
+            verdicts = [Verdict.of(before, after, self.judge.margin) for before, after in pairs]
         planes = batch.kept(found.planes, pictures).cpu().numpy()
         for b in range(len(planes)):
             edit = Edit(
@@ -141,6 +171,7 @@ class StepEditor:
                 feature_loss_after=float(found.feature_loss_after[b]),
                 iterations=int(found.iterations[b]),
                 similarity=similarity[b],
+                verdict=None if verdicts is None else verdicts[b],
             )
             _check_finite(edit)
             yield edit
@@ -150,6 +181,8 @@ def _check_finite(edit: Edit) -> None:
     """Raise ImageError when a figure of an edit is not finite."""
     measured = dict(zip(Similarity._fields, edit.similarity, strict=True))
     losses = {"feature loss before": edit.feature_loss_before, "feature loss after": edit.feature_loss_after}
+    if edit.verdict is not None:
+        losses |= {"verdict before": edit.verdict.before, "verdict after": edit.verdict.after}
     for name, value in (losses | measured).items():
         if value is not None and not np.isfinite(value):
             raise ImageError("not-finite", f"The {name} of the result is {value}, not a finite number.")

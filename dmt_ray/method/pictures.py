@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,6 +14,32 @@ from dmt_ray.method.networks.feature_network import FeatureNetwork
 
 #: Pictures that go through the network at a time when nothing else decides it.
 BATCH = 8
+#: Sides of a working picture are multiples of this, so that every tap's map has whole patches.
+_STEP = 16
+_LEAST_SIDE = 32
+#: How much a smaller area counts beside a wrong aspect ratio, both as logarithms.
+_AREA_WEIGHT = 0.25
+
+
+@functools.lru_cache(maxsize=4096)
+def working_shape(height: int, width: int, size: int) -> tuple[int, int]:
+    """Return the working height and width of a picture that keeps its aspect ratio.
+
+    Both are multiples of 16, at least 32, and span at most size x size pixels: of such shapes the one that is
+    nearest in aspect ratio and area. A picture wider or higher than these allow is squeezed.
+
+    Parameters:
+        height, width: of the picture in pixels.
+        size: side of the square of the same area; a multiple of 16.
+    """
+    limit, ratio = size * size, math.log(width / height)
+    best, chosen = math.inf, (size, size)
+    for rows in range(_LEAST_SIDE, limit // _LEAST_SIDE + 1, _STEP):
+        for columns in range(_LEAST_SIDE, limit // rows + 1, _STEP):
+            wrong = abs(math.log(columns / rows) - ratio) + _AREA_WEIGHT * math.log(limit / (rows * columns))
+            if (wrong, -columns) < (best, -chosen[1]):
+                best, chosen = wrong, (rows, columns)
+    return chosen
 
 
 def resize(planes: Tensor, height: int, width: int) -> Tensor:
@@ -29,9 +58,10 @@ def to_pixels(rgb: Tensor) -> np.ndarray:
     return pixels
 
 
-def working_rgb(rgb: np.ndarray, size: int) -> np.ndarray:
-    """Return a picture (H, W, 3) uint8 resized to (size, size, 3) uint8; the aspect ratio is not kept."""
-    return to_pixels(resize(to_tensor(rgb), size, size))
+def working_rgb(rgb: np.ndarray, size: int, *, keep_aspect: bool = False) -> np.ndarray:
+    """Return a picture (H, W, 3) uint8 resized to (size, size, 3) uint8, or to its ``working_shape``."""
+    shape = working_shape(*rgb.shape[:2], size) if keep_aspect else (size, size)
+    return to_pixels(resize(to_tensor(rgb), *shape))
 
 
 def features(network: FeatureNetwork, images: Tensor) -> list[np.ndarray]:
@@ -51,7 +81,7 @@ def upsample_edit(rgb: np.ndarray, difference: np.ndarray, mask: np.ndarray | No
 
     Parameters:
         rgb: (H, W, 3) uint8, the picture.
-        difference: (3, size, size) float32, result minus picture at working size, in 8-bit units.
+        difference: (3, h, w) float32, result minus picture at working size, in 8-bit units.
         mask: (H, W) uint8, the share of the edit that a pixel takes, 255 being all; where it is 0 the picture's pixel
             comes back as it is.
 

@@ -118,12 +118,13 @@ class TransformTraversalConfig:
     """How features are moved from the source class towards the target class."""
 
     method: Method = "dmt"
-    """dmt follows the manifold by the witness function; dfi goes straight from mean to mean."""
+    """global: dmt follows the manifold by the witness function; dfi goes straight from mean to mean."""
     traversal: TraversalKind = "global"
-    """global moves the whole image; local moves each spatial patch by its nearest exemplar patches."""
+    """global moves the whole image, as the papers do, and wants aligned pictures such as faces; local moves each
+    spatial patch from its nearest source patches to its nearest target patches, wherever they lie."""
     strength: tuple[float, ...] = ()
-    """How far to go, one row for each: |displacement| / |mean target - mean source|, of the image or of each patch.
-    Default: 6, and 3 with local traversal."""
+    """How far to go, one row for each. global: |displacement| / |mean target - mean source|; local: times the
+    difference between each patch's nearest targets and nearest sources. Default: 6, and 1 with local traversal."""
     budget_weight: tuple[float, ...] = ()
     """dmt: the paper's lambda, instead of --strength, one row for each; the larger, the smaller the change. What one
     does depends on the kernel's width: the paper's values go with --mean-kernel 0.5."""
@@ -135,7 +136,7 @@ class TransformTraversalConfig:
     """dmt, global: the kernel is so wide that its mean over the targets is this at each image. At 1/2 the path gives
     up much of the image itself; towards 1 it straightens."""
     standardise: Standardise = "channel"
-    """One mean and deviation per channel, or per unit (with a floor) as in the paper, or none."""
+    """global: one mean and deviation per channel, or per unit (with a floor) as in the paper, or none."""
     shrink: float = 1.5
     """global: shrink each unit's move by its sampling noise, so many times. The strength counts before. 0 is the
     papers' way."""
@@ -143,10 +144,15 @@ class TransformTraversalConfig:
     """Take only so many nearest sources and nearest targets of each image. Default: all."""
     neighbors_by: NeighborsBy = "features"
     """What nearest means: by features, or by --attribute-columns."""
-    patch_neighbors: int = 32
+    patch_neighbors: int = 64
     """local: nearest source patches and nearest target patches of each patch."""
+    patch_width: float = 0.08
+    """local: width of the softmax over the patches' similarities; wider is smoother and paler."""
     scene_weight: float = 0.2
     """local: weight of the whole pictures' similarity beside that of their patches."""
+    position_weight: float = 0.3
+    """local: how much a patch's place in the picture counts; 1 or more for aligned pictures such as faces, 0 looks
+    everywhere alike."""
 
     def __post_init__(self) -> None:
         """Check ranges and what goes together."""
@@ -167,18 +173,23 @@ class TransformTraversalConfig:
         require(list(self.beta) == sorted(set(self.beta)), "beta", self.beta, "rising, each once")
         require(not self.beta or self.method == "dfi", "beta", self.beta, "given with --method dfi alone")
         require(not self.beta or self.traversal == "global", "beta", self.beta, "left out with local traversal")
+        for option, only in (("method", "dmt"), ("standardise", "channel")):
+            value = getattr(self, option)
+            require(value == only or self.traversal == "global", option, value, f"{only} with local traversal")
         variance = self.rbf_variance
         require(variance is None or variance > 0, "rbf_variance", variance, "above 0")
         require(0 <= self.shrink < math.inf, "shrink", self.shrink, "at least 0")
         require(0 < self.mean_kernel < 1, "mean_kernel", self.mean_kernel, "between 0 and 1")
         require(self.neighbors is None or self.neighbors >= 1, "neighbors", self.neighbors, "at least 1")
         require(self.patch_neighbors >= 1, "patch_neighbors", self.patch_neighbors, "at least 1")
+        require(self.patch_width > 0, "patch_width", self.patch_width, "above 0")
         require(self.scene_weight >= 0, "scene_weight", self.scene_weight, "at least 0")
+        require(0 <= self.position_weight < math.inf, "position_weight", self.position_weight, "at least 0")
 
     @property
     def strengths(self) -> tuple[float, ...]:
-        """The strengths that were asked for, or the default; a patch has fewer exemplars to be sure by."""
-        return self.strength or ((3.0,) if self.traversal == "local" else (6.0,))
+        """The strengths that were asked for, or the default."""
+        return self.strength or ((1.0,) if self.traversal == "local" else (6.0,))
 
     @property
     def steps(self) -> tuple[float | None, ...]:
@@ -200,9 +211,13 @@ class TransformInversionConfig:
     held_weight: float = 0.0
     """Weight that holds conv1_1 and conv2_1 to the features of where the edit is measured from, which is the input
     (with --pixel-share, the input plus that); the paper's hybrid mode has 0.02."""
-    pixel_share: float = 0.06
-    """global: begin at, and measure the edit from, the input plus so much of the mean difference between the
-    exemplars' own pixels, times the strength; less where that may be chance. 0 is the papers' way."""
+    pixel_share: float | None = None
+    """Begin at, and measure the edit from, the input moved by the exemplars' own pixels: at strength 1, by so much of
+    the difference between nearest patches (local) or between the classes' means (global). 0 is the papers' way.
+    Default: 1, and 0.06 with global traversal."""
+    hold_chroma: float | None = None
+    """Hold chroma that is coarser than this, in pixels of a picture of 128, to that of the start, so that skin does
+    not redden; 0 leaves it to the features, as the papers do. Default: 4, and 0 where the start is noise."""
     start: Start = "input"
     """Start the first inversion at the input, or at noise."""
     match_color: bool = False
@@ -214,8 +229,23 @@ class TransformInversionConfig:
         require_choice("start", self.start, Start)
         require(self.iterations >= 0, "iterations", self.iterations, "at least 0")
         require(self.tv_weight >= 0, "tv_weight", self.tv_weight, "at least 0")
-        require(0 <= self.pixel_share <= 1, "pixel_share", self.pixel_share, "between 0 and 1")
+        share, sigma = self.pixel_share, self.hold_chroma
+        require(share is None or 0 <= share < math.inf, "pixel_share", share, "at least 0")
+        require(sigma is None or 0 <= sigma <= 32, "hold_chroma", sigma, "between 0 and 32")
         require(self.held_weight >= 0, "held_weight", self.held_weight, "at least 0")
+
+    def share_of(self, traversal: TraversalKind) -> float:
+        """Return the share that pixels move by, asked for or by default."""
+        if self.pixel_share is not None:
+            return self.pixel_share
+        return 1.0 if traversal == "local" else 0.06
+
+    @property
+    def hold_sigma(self) -> float:
+        """The sigma of held chroma in pixels of a picture of 128, asked for or by default; 0 holds none."""
+        if self.hold_chroma is not None:
+            return self.hold_chroma
+        return 4.0 if self.start == "input" else 0.0
 
 
 @dataclass(frozen=True)
@@ -246,3 +276,5 @@ class TransformerSettings:
     """``native`` returns each photo at its own size, ``working`` at size x size."""
     noise_seed: int = 0
     """Seed of the noise that an inversion may start from."""
+    until_flipped: bool = False
+    """Move each picture to the smallest strength at which the judge calls it the target class."""

@@ -6,7 +6,9 @@ classes are pairs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,16 +16,20 @@ from torch import Tensor
 
 from dmt_ray.method.displacement import Displacement, Edit, Figures, steps_of_path
 from dmt_ray.method.editor import Step, StepBatch, StepEditor
+from dmt_ray.method.flipping import RUNGS, smallest_flips
 from dmt_ray.method.inversion.objective import Inversion, PictureObjective, invert
+from dmt_ray.method.inversion.starting import ChromaHold
+from dmt_ray.method.metrics.verdicts import Judge
+from dmt_ray.method.moves import GlobalMoves, LocalMoves, Moved, Moves
 from dmt_ray.method.networks.feature_network import FeatureNetwork
-from dmt_ray.method.pictures import BATCH, match_color, resize, to_tensor, upsample_edit
+from dmt_ray.method.pictures import BATCH, match_color, resize, to_tensor, upsample_edit, working_shape
 from dmt_ray.method.settings import TransformerSettings
-from dmt_ray.method.traversal.class_patches import ClassPatches
+from dmt_ray.method.traversal.class_patches import ClassPatches, PatchSearch
 from dmt_ray.method.traversal.interpolation import beta_to_alpha, interpolate
 from dmt_ray.method.traversal.manifold import Manifold, as_tensor
 from dmt_ray.method.traversal.selection import ImageIdentity, Selector, spread, sub_gram
 from dmt_ray.method.traversal.shrinkage import shrinkage
-from dmt_ray.method.traversal.solving import ROUGH, Traversal, traverse, traverse_to_strengths
+from dmt_ray.method.traversal.solving import Traversal, traverse, traverse_to_strengths
 from dmt_ray.method.traversal.witness import BorderedGram, bandwidth
 
 #: The layers of the papers' layer regulariser.
@@ -40,6 +46,7 @@ class Transformer(StepEditor):
         exemplars: what ``class_manifold.build_manifold`` returned, perhaps read-only.
         settings: what decides the result.
         lpips: what ``SimilarityMeter`` takes.
+        judge: gives verdicts on inputs and results; None gives none.
     """
 
     def __init__(
@@ -48,33 +55,45 @@ class Transformer(StepEditor):
         exemplars: Mapping[str, np.ndarray],
         settings: TransformerSettings,
         lpips: Mapping[str, np.ndarray] | None = None,
+        judge: Judge | None = None,
     ) -> None:
-        strengths, rows = steps_of_path(settings.traversal.strengths, settings.path)
+        strengths, rows = steps_of_path(
+            settings.traversal.strengths, RUNGS if settings.until_flipped else settings.path
+        )
+        if settings.until_flipped:
+            rows = frozenset({len(strengths) - 1})
         stepless = settings.traversal.budget_weight or settings.traversal.beta
         if stepless:
             rows = frozenset(range(len(stepless)))
-        super().__init__(network, exemplars, strengths, rows, keeps_path=bool(settings.path), lpips=lpips)
+        super().__init__(
+            network, exemplars, strengths, rows, keeps_path=bool(settings.path), lpips=lpips, judge=judge
+        )
         self.settings = settings
-        self.manifold = Manifold(exemplars, len(network.taps), network.device)
-        self.pixel_difference = as_tensor(exemplars["pixel_difference"], network.device)
-        self.shrinkage: Tensor | None = None
         self.patches: ClassPatches | None = None
+        self.shrinkage: Tensor | None = None
         if settings.traversal.traversal == "local":
-            self.patches = ClassPatches(exemplars, network.taps, settings.size, network.device)
-        elif settings.traversal.shrink:
-            self.shrinkage = shrinkage(as_tensor(exemplars["f_ratio"], network.device), settings.traversal.shrink)
+            self.patches = ClassPatches(exemplars, network.taps, network.device)
+        else:
+            self.manifold = Manifold(exemplars, len(network.taps), network.device)
+            self.pixel_difference = as_tensor(exemplars["pixel_difference"], network.device)
+            if settings.traversal.shrink:
+                self.shrinkage = shrinkage(as_tensor(exemplars["f_ratio"], network.device), settings.traversal.shrink)
         self.selector = Selector(
             exemplars,
-            self.manifold.sources,
-            self.manifold.targets,
+            int(exemplars["sources"]),
+            int(exemplars["targets"]),
             neighbors=settings.traversal.neighbors,
             by_attributes=settings.traversal.neighbors_by == "attributes",
         )
 
     def working(self, rgb: np.ndarray) -> np.ndarray:
-        """Return what the other calls take of a picture (H, W, 3) uint8: (3, size, size) float32 in 0..255."""
+        """Return what the other calls take of a picture (H, W, 3) uint8: (3, h, w) float32 in 0..255.
+
+        Local traversal keeps the aspect ratio (``working_shape``); global traversal takes size x size.
+        """
         size = self.settings.size
-        picture: np.ndarray = resize(to_tensor(rgb), size, size).clamp(0, 255).numpy()
+        shape = (size, size) if self.patches is None else working_shape(*rgb.shape[:2], size)
+        picture: np.ndarray = resize(to_tensor(rgb), *shape).clamp(0, 255).numpy()
         return picture
 
     def assemble(self, rgb: np.ndarray, edit: Edit, mask: np.ndarray | None) -> np.ndarray:
@@ -96,7 +115,7 @@ class Transformer(StepEditor):
         """Return one displacement per picture.
 
         Parameters:
-            pictures: (B, 3, size, size) float32 in 0..255.
+            pictures: (B, 3, h, w) float32 in 0..255, from ``working``.
             identities: what is known of each.
         """
         results: list[Displacement] = []
@@ -111,25 +130,49 @@ class Transformer(StepEditor):
         """Return each picture's edits, one per step asked for, each inverted from the result of the one before.
 
         Parameters:
-            pictures: (B, 3, size, size) float32 in 0..255.
+            pictures: (B, 3, h, w) float32 in 0..255, from ``working``.
             displacements: what ``traverse`` returned for them.
-            masks: (size, size) float32 in 0..1 or None for each.
+            masks: (h, w) float32 in 0..1 or None for each.
 
         Raises:
             ImageError: kind ``bad-displacement`` when a displacement is not one of these exemplars, ``not-finite``
                 when a result has a number that is not finite.
         """
+        if self.settings.until_flipped:
+            return [[edit] for edit in self._until_flipped(pictures, displacements, masks)]
         return self.run_steps(_PictureBatch(self, pictures, masks), displacements)
 
-    def check(self, displacement: Displacement) -> None:
-        """Raise ImageError (``bad-displacement``) when a displacement is not one of these exemplars."""
-        steps = len(displacement.steps)
+    def _until_flipped(
+        self, pictures: np.ndarray, displacements: Sequence[Displacement], masks: Sequence[np.ndarray | None]
+    ) -> list[Edit]:
+        """Return the weakest edit of each picture that the judge calls the target class."""
+        judge = self.judge
+        if judge is None:
+            raise ValueError("Without a judge nothing tells when a picture is flipped.")
+        values = judge(_PictureBatch(self, pictures, masks).inputs)
+
+        def attempt(places: Sequence[int], strengths: Sequence[float]) -> list[Edit]:
+            made: list[Edit] = []
+            for begin in range(0, len(places), BATCH):
+                part = list(places[begin : begin + BATCH])
+                batch = _PictureBatch(self, pictures[part], [masks[place] for place in part])
+                wanted = batch.inputs.new_tensor(strengths[begin : begin + BATCH])
+                step, figures = batch.step_to([displacements[place] for place in part], wanted)
+                initial = step.anchor if step.initial is None else step.initial
+                made += self.edit_step(batch, step, initial, figures, values[part])[1]
+            return made
+
+        already = (values > judge.margin).tolist()
+        return smallest_flips(attempt, already, self.strengths[-1], judge.margin)
+
+    def check(self, displacement: Displacement, maps: Sequence[Tensor]) -> None:
+        """Raise ImageError (``bad-displacement``) when a displacement is not one of these exemplars and maps."""
         if self.patches is None:
-            displacement.check("r", (steps, len(self.manifold.features) + 1))
+            displacement.check("r", (len(displacement.steps), len(self.manifold.features) + 1))
             return
-        patches = self.patches.grid**2
+        patches = math.prod(self.patches.grid_of(maps))
         displacement.check("index", (patches, None), below=len(self.patches.descriptors))
-        displacement.check("r", (steps, patches, displacement.arrays["index"].shape[1] + 1))
+        displacement.check("weight", (patches, displacement.arrays["index"].shape[1]))
 
     def _maps(self, pictures: np.ndarray) -> tuple[Tensor, list[Tensor]]:
         images = torch.tensor(pictures, device=self.network.device)
@@ -196,75 +239,28 @@ class Transformer(StepEditor):
         self, patches: ClassPatches, maps: list[Tensor], identities: Sequence[ImageIdentity]
     ) -> list[Displacement]:
         settings = self.settings.traversal
-        standardised = self._standardised(maps)
-        allowed = torch.from_numpy(np.stack([self.selector.allowed(identity) for identity in identities]))
+        search = PatchSearch(
+            settings.patch_neighbors, settings.patch_width, settings.scene_weight, settings.position_weight
+        )
         known = patches.sources + patches.targets
         results = []
-        for b in range(len(maps[0])):
-            taps = [tap[b : b + 1] for tap in standardised]
-            index, sources = patches.search(
-                taps, allowed[b : b + 1, :known], settings.patch_neighbors, settings.scene_weight
-            )
-            gram = patches.gram(taps, index[0], sources)
-            steps = (
-                interpolate(gram, [torch.full_like(gram.own, strength) for strength in self.strengths])
-                if settings.method == "dfi"
-                else [
-                    (traversal.r, [traversal.figures(c, strength) for c in range(len(traversal.r))])
-                    for traversal, strength in zip(
-                        traverse_to_strengths(gram, self.strengths, effort=ROUGH), self.strengths, strict=True
-                    )
-                ]
-            )
-            arrays = {
-                "index": index[0].to(torch.int32).cpu().numpy(),
-                "r": torch.stack([r for r, _ in steps]).float().cpu().numpy(),
-            }
-            results.append(Displacement(arrays, [Figures.of_patches(figures) for _, figures in steps]))
+        for b, identity in enumerate(identities):
+            taps = [tap[b : b + 1] for tap in maps]
+            allowed = torch.from_numpy(self.selector.allowed(identity)[:known])
+            index, weight = patches.search(taps, allowed, search)
+            moves = zip(patches.displacement(index, weight, taps), patches.deviations, strict=True)
+            norm = float(sum((move / deviation).square().sum() for move, deviation in moves)) ** 0.5
+            arrays = {"index": index.to(torch.int32).cpu().numpy(), "weight": weight.half().cpu().numpy()}
+            results.append(Displacement(arrays, [Figures(s, s * norm) for s in self.strengths]))
         return results
 
-    def _standardised(self, maps: list[Tensor]) -> list[Tensor]:
-        return [
-            (tap - mean) / deviation
-            for tap, mean, deviation in zip(maps, self.manifold.means, self.manifold.deviations, strict=True)
-        ]
-
-    def _targets(self, maps: list[Tensor], displacements: Sequence[Displacement]) -> Iterator[list[Tensor]]:
-        """Yield the moved features, one (B, C, h, w) per tap, of each step."""
-        device = self.network.device
-        r = [torch.tensor(each.arrays["r"], device=device) for each in displacements]
-        if self.patches is None:
-            x = self.manifold.standardise(maps)
-            for step in range(len(r[0])):
-                moved = self.manifold.move(x, torch.stack([each[step] for each in r]))
-                if self.shrinkage is not None:
-                    moved = torch.lerp(x, moved, self.shrinkage)
-                yield self.manifold.unstandardise(moved, maps)
-            return
-        standardised = self._standardised(maps)
-        index = [torch.tensor(each.arrays["index"], device=device).long() for each in displacements]
-        for step in range(len(r[0])):
-            each = [
-                self.patches.move([tap[b : b + 1] for tap in standardised], index[b], r[b][step])
-                for b in range(len(r))
-            ]
-            yield [
-                torch.cat(taps) * deviation + mean
-                for taps, mean, deviation in zip(
-                    zip(*each, strict=True), self.manifold.means, self.manifold.deviations, strict=True
-                )
-            ]
-
-    def _shifted(self, images: Tensor, mask: Tensor | None, strengths: Sequence[float]) -> Tensor:
-        """Return the pictures (B, 3, size, size) moved by the exemplars' own pixels: where the inversion begins.
-
-        Patches move for themselves, whatever lies at their place in the exemplars, so a local traversal has no shift.
-        """
-        share = self.settings.inversion.pixel_share
-        if share == 0 or self.patches is not None:
-            return images
-        shift = share * images.new_tensor(strengths)[:, None, None, None] * self.pixel_difference
-        return (images + (shift if mask is None else mask * shift)).clamp(0, 255)
+    def moves(self, maps: Sequence[Tensor], images: Tensor, displacements: Sequence[Displacement]) -> Moves:
+        """Return how a batch moves."""
+        share = self.settings.inversion.share_of(self.settings.traversal.traversal)
+        if self.patches is not None:
+            return LocalMoves(self.patches, maps, images, displacements, share)
+        difference = share * self.pixel_difference
+        return GlobalMoves(self.manifold, maps, images, displacements, self.shrinkage, difference)
 
     def _masks(self, masks: Sequence[np.ndarray | None], images: Tensor) -> Tensor | None:
         """Return masks (B, 1, size, size) in 0..1; None where no picture has one."""
@@ -290,20 +286,32 @@ class _PictureBatch(StepBatch):
         self._mask = editor._masks(masks, self.inputs)
 
     def steps(self, displacements: Sequence[Displacement]) -> Iterator[Step]:
-        editor, images = self._editor, self.inputs
+        moves = self._moves(displacements)
+        for number in range(len(displacements[0].steps)):
+            yield self._step(moves.step(number), first=number == 0)
+
+    def step_to(self, displacements: Sequence[Displacement], strengths: Tensor) -> tuple[Step, list[Figures]]:
+        """Return the step to a strength (B,) of each picture, up to that of its last step, and its figures."""
+        moved = self._moves(displacements).strengths(strengths)
+        pairs = zip(strengths.tolist(), moved.norms.tolist(), strict=True)
+        return self._step(moved, first=True), [Figures(strength, norm) for strength, norm in pairs]
+
+    def _moves(self, displacements: Sequence[Displacement]) -> Moves:
         for displacement in displacements:
-            editor.check(displacement)
-        noise = editor.settings.inversion.start == "noise"
-        for number, targets in enumerate(editor._targets(self._maps, displacements)):
-            strengths = [displacement.steps[number].strength for displacement in displacements]
-            shifted = editor._shifted(images, self._mask, strengths)
-            initial = None
-            if number == 0:
-                initial = editor._noise(images) if noise else self.bounded(images + shifted - images)
-            yield Step(targets, shifted, initial, far=number == 0 and noise)
+            self._editor.check(displacement, self._maps)
+        return self._editor.moves(self._maps, self.inputs, displacements)
+
+    def _step(self, moved: Moved, *, first: bool) -> Step:
+        images, start = self.inputs, moved.start
+        if self._mask is not None:
+            start = images + self._mask * (start - images)
+        noise = first and self._editor.settings.inversion.start == "noise"
+        return Step(moved.targets, start, self._editor._noise(images) if noise else None, far=noise)
 
     def invert(self, step: Step, initial: Tensor) -> Inversion:
         settings = self._editor.settings.inversion
+        sigma = settings.hold_sigma * self._editor.settings.size / 128
+        hold = ChromaHold(step.anchor, sigma) if sigma else None
         objective = PictureObjective(
             self._editor.network,
             step.targets,
@@ -314,8 +322,9 @@ class _PictureBatch(StepBatch):
             held=HELD_TAPS,
             held_weight=settings.held_weight,
             scales=self._editor.scales,
+            hold=hold,
         )
-        return invert(
+        found = invert(
             objective,
             initial,
             before=self.inputs,
@@ -323,6 +332,10 @@ class _PictureBatch(StepBatch):
             iterations=settings.iterations,
             far=step.far,
         )
+        if hold is None:
+            return found
+        held = hold(found.planes, objective.everything())
+        return replace(found, planes=self.bounded(held))
 
     def render(self, planes: Tensor) -> Tensor:
         results = planes

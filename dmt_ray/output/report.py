@@ -34,6 +34,8 @@ class VerifyReport:
     """Visible names in the shards' folder that no shard of the plan has."""
     present: int = 0
     """Planned shards that have a file."""
+    flips: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """By step: results that a judge calls the target class, and results of inputs that it did not call so."""
     schema_version: int = SCHEMA_VERSION
     first_errors: list[str] = field(default_factory=list)
     deep: bool = False

@@ -35,6 +35,9 @@ class Row:
     psnr_to_input: float | None = None
     ssim_to_input: float | None = None
     lpips_to_input: float | None = None
+    verdict_before: float | None = None
+    verdict_after: float | None = None
+    flipped: bool | None = None
     seconds_read: float | None = None
     seconds_traverse: float | None = None
     seconds_reconstruct: float | None = None

@@ -204,7 +204,8 @@ def _row_faults(rows: pa.Table, expected: Expected) -> dict[int, Fault]:
         for index in np.flatnonzero(mask):
             found.setdefault(int(index), Fault(error_type, reason))
 
-    names = set(rows.column_names)
+    # In an earlier version's file, a later one's column is the input's own.
+    names = set(rows.column_names) & set(ROW_SCHEMAS[expected.version].names)
     status = rows["status"].to_pylist()
     ok = np.array([value == "ok" for value in status], np.bool_)
     failed = np.array([value == "error" for value in status], np.bool_)
@@ -221,6 +222,10 @@ def _row_faults(rows: pa.Table, expected: Expected) -> dict[int, Fault]:
         for name in RESULT_COLUMNS:
             if name in names:
                 note(failed & _valid(rows[name]), f"it is an error row with {name}")
+    if "flipped" in names:
+        told, before, after = (_valid(rows[name]) for name in ("flipped", "verdict_before", "verdict_after"))
+        note(before != after, "it has one verdict without the other")
+        note(told & ~before, "it has flipped without verdicts")
     note(ok & ~_valid(rows["displacement_norm"]), "it is ok without displacement_norm")
     for name in _IMAGE_FACTS:
         if name not in names:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 #: The schema version that this program writes. Earlier ones can still be verified, compacted and read.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 #: Versions up to this one did not write their number into the footer.
 LAST_UNNUMBERED_VERSION = 2
 
@@ -48,6 +48,9 @@ ROW_SCHEMA = pa.schema(
         ("psnr_to_input", pa.float64()),
         ("ssim_to_input", pa.float64()),
         ("lpips_to_input", pa.float64()),
+        ("verdict_before", pa.float64()),  # decision values of the run's judge, above 0 for the target class
+        ("verdict_after", pa.float64()),
+        ("flipped", pa.bool_()),  # null where the input was of the target class already
         ("seconds_read", pa.float64()),
         ("seconds_traverse", pa.float64()),
         ("seconds_reconstruct", pa.float64()),
@@ -59,7 +62,11 @@ ROW_SCHEMA = pa.schema(
 )
 
 #: The version that introduced a column; all others are of version 1.
-_SINCE = {"displacement": 2, "input_sha256": 3, "warning": 3}
+_SINCE = {
+    "displacement": 2,
+    **dict.fromkeys(("input_sha256", "warning"), 3),
+    **dict.fromkeys(("verdict_before", "verdict_after", "flipped"), 4),
+}
 
 #: The columns of each version.
 ROW_SCHEMAS = {
@@ -87,6 +94,9 @@ RESULT_COLUMNS = (
     "psnr_to_input",
     "ssim_to_input",
     "lpips_to_input",
+    "verdict_before",
+    "verdict_after",
+    "flipped",
 )
 
 

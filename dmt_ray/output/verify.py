@@ -21,6 +21,7 @@ from dmt_ray.output.expected import Expected
 from dmt_ray.output.plan import Plan, Shard, load_plan
 from dmt_ray.output.report import SHOWN, VerifyReport
 from dmt_ray.output.rows import Judgement, Key, columns_to_judge, judge_rows, planned_keys
+from dmt_ray.output.schema import ROW_SCHEMAS
 from dmt_ray.output.shard_file import (
     READERS,
     DamagedShardError,
@@ -56,6 +57,10 @@ class _Found:
     damage: str | None = None
     foreign: bool = False
     damaged_images: list[str] = field(default_factory=list)
+    judged: Counter[int] = field(default_factory=Counter)
+    """By step: results of inputs that a judge did not call the target class."""
+    flipped: Counter[int] = field(default_factory=Counter)
+    """By step: those of them that it calls so."""
 
 
 def verify_output(output: str, *, deep: bool = False) -> VerifyReport:
@@ -83,6 +88,7 @@ def verify_output(output: str, *, deep: bool = False) -> VerifyReport:
         return _look(shard, expected, deep)
 
     totals = Counter[str]()
+    judged, flipped = Counter[int](), Counter[int]()
     first_errors: list[str] = []
     damaged: dict[int, str] = {}
     foreign: list[int] = []
@@ -94,6 +100,8 @@ def verify_output(output: str, *, deep: bool = False) -> VerifyReport:
     for files_found in (found_in, found_elsewhere):
         for found in files_found:
             totals.update(rows=found.rows, errors=found.errors)
+            judged.update(found.judged)
+            flipped.update(found.flipped)
             first_errors += found.first_errors[: SHOWN - len(first_errors)]
             if found.shard is not None and found.damage is not None:
                 damaged[found.shard] = found.damage
@@ -117,6 +125,7 @@ def verify_output(output: str, *, deep: bool = False) -> VerifyReport:
         damaged_images=damaged_images,
         strangers=others,
         present=len(present),
+        flips={step: (flipped[step], count) for step, count in judged.items()},
         schema_version=expected.version,
         first_errors=first_errors,
         deep=deep,
@@ -153,7 +162,12 @@ def _look(shard: Shard, expected: Expected, deep: bool) -> _Found:
             damaged_images=damaged_images,
             missing=planned_keys(shard, expected.steps),
         )
-    return _found(shard.number, rows, judged)
+    found = _found(shard.number, rows, judged)
+    if "flipped" in ROW_SCHEMAS[expected.version].names:
+        told = rows.select(["step", "flipped"]).filter(pc.is_valid(rows["flipped"]))
+        found.judged.update(told["step"].to_pylist())
+        found.flipped.update(told.filter(told["flipped"])["step"].to_pylist())
+    return found
 
 
 def _found(number: int | None, rows: pa.Table, judged: Judgement) -> _Found:

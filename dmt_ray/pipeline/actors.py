@@ -14,8 +14,9 @@ import pyarrow as pa
 import ray
 import torch
 
-from dmt_ray.jobs.exemplars import ExemplarSets, learn_exemplars
+from dmt_ray.jobs.exemplars import ExemplarSets, LearnReport, learn_exemplars
 from dmt_ray.jobs.job import Arrays, JobConfig
+from dmt_ray.jobs.judging import JudgeModel
 from dmt_ray.output.commit import commit_shard
 from dmt_ray.output.displacements import SavedDisplacement, saved_displacements
 from dmt_ray.output.expected import Expected
@@ -55,6 +56,7 @@ class Shared:
     arrays: ray.ObjectRef[Arrays]
     exemplars: ray.ObjectRef[Arrays]
     lpips: ray.ObjectRef[Arrays | None]
+    judge: ray.ObjectRef[JudgeModel | None]
     config: JobConfig
     weights_label: str
     fingerprint: str
@@ -73,7 +75,7 @@ class ShardActor:
         self.gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
         self.shared = shared
         self.worker = f"{ray.util.get_node_ip_address()}:{os.getpid()}" + "".join(f" gpu {gpu}" for gpu in self.gpus)
-        arrays, exemplars, lpips = ray.get([shared.arrays, shared.exemplars, shared.lpips])
+        arrays, exemplars, lpips, judge = ray.get([shared.arrays, shared.exemplars, shared.lpips, shared.judge])
         self.processor = ShardProcessor(
             arrays,
             exemplars,
@@ -82,6 +84,7 @@ class ShardActor:
             weights_label=shared.weights_label,
             worker=self.worker,
             lpips=lpips,
+            judge=judge,
             containers=self.plan.containers,
         )
 
@@ -183,11 +186,13 @@ class IsolationActor(ShardActor):
             return to_ipc(self.processor.reconstruct(traversed, attempts))
 
 
-def make_exemplars(arrays: Arrays, sets: ExemplarSets, config: JobConfig, threads: int) -> tuple[Arrays, list[str]]:
+def make_exemplars(
+    arrays: Arrays, sets: ExemplarSets, config: JobConfig, threads: int, judge: JudgeModel | None
+) -> tuple[Arrays, LearnReport]:
     """Make the exemplars once, on a GPU when Ray gave one; they stay in the object store. See learn_exemplars."""
     configure_worker(threads)
     device = pick_device(ray.get_gpu_ids(), torch.cuda.is_available())
-    return learn_exemplars(arrays, sets, config, device)
+    return learn_exemplars(arrays, sets, config, device, judge)
 
 
 def expected_of(shared: Shared, plan: Plan) -> Expected:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.jobs.job import JobConfig
+from dmt_ray.jobs.judging import JudgeModel
 from dmt_ray.jobs.manifolds import LearnedSet, ManifoldRecord
 from dmt_ray.output.run_record import RunRecord, recorded_fingerprint
 from dmt_ray.storage import files
@@ -22,18 +23,23 @@ HOW_SECTIONS = ("run", "compute")
 
 
 def deciding_settings(
-    config: JobConfig, weights_sha256: str, learned: Mapping[str, LearnedSet], manifold: ManifoldRecord | None
+    config: JobConfig,
+    weights_sha256: str,
+    learned: Mapping[str, LearnedSet],
+    manifold: ManifoldRecord | None,
+    judge: JudgeModel | None = None,
 ) -> Settings:
     """Return everything that decides a result, by option name, as JSON knows it.
 
-    Exemplars, manifolds and weights count by their content, wherever they lie. A URI counts whole; its HTTP query is
-    hashed, because it may be secret.
+    Exemplars, manifolds, weights and classifiers count by their content, wherever they lie. A URI counts whole; its
+    HTTP query is hashed, because it may be secret.
 
     Parameters:
         config: every option.
         weights_sha256: of the network's weights.
         learned: the sets of exemplars, by option.
         manifold: the saved manifold that the run uses.
+        judge: what the run's judge is made from.
     """
     flat: dict[str, object] = {"job": config.job}
     for name, section in asdict(config).items():
@@ -46,6 +52,8 @@ def deciding_settings(
         flat[f"{option}s"] = exemplars.sha256
     if manifold is not None:
         flat["manifold"] = manifold.checksum
+    if judge is not None and judge.onnx is not None:
+        flat["judge"] = f"onnx:{judge.sha256}"
     if config.inputs.displacements is not None:
         flat["displacements"] = recorded_fingerprint(config.inputs.displacements)
     return as_recorded(flat)

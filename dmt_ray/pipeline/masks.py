@@ -81,8 +81,8 @@ def decode_mask(data: bytes, rgb: Array, max_pixels: int) -> Array:
     return np.ascontiguousarray(mask[rows[:, None], columns])
 
 
-def working_mask(mask: Array, size: int) -> Array:
-    """Return a mask (size, size) float32 in 0..1 of a mask (H, W) uint8."""
-    plane = resize(torch.from_numpy(mask)[None].float(), size, size)[0] / 255
+def working_mask(mask: Array, height: int, width: int) -> Array:
+    """Return a mask (height, width) float32 in 0..1 of a mask (H, W) uint8."""
+    plane = resize(torch.from_numpy(mask)[None].float(), height, width)[0] / 255
     working: Array = plane.clamp(0, 1).numpy()
     return working

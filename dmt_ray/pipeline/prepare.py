@@ -17,7 +17,15 @@ from dmt_ray.errors import SettingsError
 from dmt_ray.jobs.exemplar_sets import balance_record, listing_checksum
 from dmt_ray.jobs.exemplars import ExemplarSets, check_exemplars, content_checksum, list_exemplars
 from dmt_ray.jobs.job import JobConfig
-from dmt_ray.jobs.manifolds import LearnedSet, ManifoldRecord, apply_manifold_settings, check_weights, read_manifold
+from dmt_ray.jobs.judging import JudgeModel, JudgeReport, load_judge
+from dmt_ray.jobs.manifolds import (
+    LearnedSet,
+    ManifoldRecord,
+    apply_manifold_settings,
+    check_judge,
+    check_weights,
+    read_manifold,
+)
 from dmt_ray.output.claim import Found, begin, extend, find_run, plan_to_resume
 from dmt_ray.output.commit import SHARDS_FOLDER, shard_name
 from dmt_ray.output.expected import Expected
@@ -72,6 +80,10 @@ class PreparedRun:
     weights: Weights
     lpips: Weights | None
     """For LPIPS to the input; None leaves it out."""
+    judge: JudgeModel | None
+    """For verdicts; None gives none."""
+    judge_report: JudgeReport | None
+    """How good the judge is, as a saved manifold or an earlier ``run.json`` knows it."""
     settings: Mapping[str, object]
     """Everything that decides a result; see ``deciding_settings``."""
     found: Found
@@ -150,9 +162,12 @@ def prepare_run(config: JobConfig) -> PreparedRun:
     weights = resolve_weights(config.model.backbone, config.model.weights)
     if manifold is not None:
         check_weights(manifold, weights.sha256)
+    judge = load_judge(config)
+    judge_report = None if manifold is None else check_judge(manifold, judge)
     learnable = Learnable(sets, _learned(config, sets, found), manifold)
-    settings = deciding_settings(config, weights.sha256, learnable.learned, manifold)
+    settings = deciding_settings(config, weights.sha256, learnable.learned, manifold, judge)
     if found.record is not None and config.run.mode == "resume":
+        judge_report = judge_report or JudgeReport.from_json(found.record.details.get("judge"))
         check_can_add(config.output.output)
         check_same(config.output.output, found.record, settings)
     before = plan_to_resume(found, fingerprint(settings)) if config.run.mode == "resume" else None
@@ -166,6 +181,8 @@ def prepare_run(config: JobConfig) -> PreparedRun:
         learnable=learnable,
         weights=weights,
         lpips=load_lpips() if config.output.lpips and not config.output.traversal_only else None,
+        judge=judge,
+        judge_report=judge_report,
         settings=settings,
         found=found,
         fresh=before is None,
@@ -319,6 +336,9 @@ def run_record(run: PreparedRun) -> RunRecord:
         return before.planned_as(run.shards.images, len(run.shards))
     binding = None if run.fresh else run.shards.file.binding
     versions = {name.replace("-", "_"): metadata.version(name) for name in _DISTRIBUTIONS}
+    judge = run.judge_report
+    if judge is None and run.judge is not None:
+        judge = JudgeReport(run.judge.name, run.judge.sha256)
     exemplars = run.learnable.learned if run.manifold is None else run.manifold.sets
     balance = run.learnable.balance
     return RunRecord(
@@ -340,6 +360,7 @@ def run_record(run: PreparedRun) -> RunRecord:
             },
             "exemplars": {option: asdict(learned) for option, learned in exemplars.items()},
             **({} if balance is None else {"balance": balance}),
+            "judge": None if judge is None else judge.as_json(),
         },
     )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.jobs.exemplar_sets import describe_balance
 from dmt_ray.jobs.job import Arrays, JobConfig
+from dmt_ray.jobs.judging import JudgeReport
 from dmt_ray.jobs.manifolds import save_manifold
 from dmt_ray.output.layout import MANIFOLD_FOLDER
 from dmt_ray.output.run_record import RUN_FILE, recorded_fingerprint
@@ -44,6 +45,8 @@ class RunOutcome:
     """The plan and ``run.json`` are in the output."""
     skipped: list[str] = field(default_factory=list)
     """One sentence for each exemplar that could not be read."""
+    judge: JudgeReport | None = None
+    """How good the judge is, where there is one."""
     finished: set[int] = field(default_factory=set)
     """Shards of which a summary came."""
     rows: int = 0
@@ -167,7 +170,7 @@ def _run_on_ray(run: PreparedRun, outcome: RunOutcome, stopper: Stopper) -> None
 
     with Cluster() as cluster:
         try:
-            shared, pools, outcome.skipped = call_polling(lambda: share_exemplars(run), cluster.check)
+            shared, pools, learned = call_polling(lambda: share_exemplars(run), cluster.check)
         except DmtError:
             raise
         except Exception as error:
@@ -175,12 +178,15 @@ def _run_on_ray(run: PreparedRun, outcome: RunOutcome, stopper: Stopper) -> None
             # What an earlier run left is still as it was: a resumed one can be verified.
             outcome.written = not (run.fresh or run.extended)
             return
+        outcome.skipped, outcome.judge = learned.skipped, learned.judge or run.judge_report
+        if outcome.judge is not None:
+            outcome.judge.log()
         logger.info("Actors: traversal %s, reconstruction %s.", pools.traversal, pools.reconstruction)
         if len(run.todo) < pools.reconstruction.actors:
             logger.info("Fewer shards than actors: a smaller --shard-size would use more of this cluster.")
         for line in outcome.skipped:
             logger.warning("An exemplar was left out: %s", line)
-        write_run(run)
+        write_run(replace(run, judge_report=outcome.judge))
         outcome.written = True
         began = time.monotonic()
         try:
@@ -206,7 +212,7 @@ def _run_shards(
         stopper.look()
         cluster.check()
 
-    keep_manifold(run, shared)
+    keep_manifold(run, shared, outcome.judge)
     planned = len(run.config.strengths) * run.shards.images
     stopper.stop_shards = shared.attempts_actor.stop.remote
     with stopper, Progress(planned, planned - run.rows_todo, shown=run.config.run.progress) as progress:
@@ -226,7 +232,7 @@ def _run_shards(
                 count(summary)
 
 
-def keep_manifold(run: PreparedRun, shared: Shared) -> None:
+def keep_manifold(run: PreparedRun, shared: Shared, judge: JudgeReport | None) -> None:
     """Save what a run of traversals alone learned beside its shards, unless it lies somewhere already."""
     import ray
 
@@ -239,8 +245,8 @@ def keep_manifold(run: PreparedRun, shared: Shared) -> None:
         if files.exists(files.join(place, RECORD_NAME)):
             logger.warning("The manifold is saved anew: %s", error)
         arrays: Arrays = ray.get(shared.exemplars)
-        learnable = run.learnable
-        save_manifold(place, run.config, run.weights.sha256, learnable.learned, arrays, learnable.balance)
+        learned = run.learnable
+        save_manifold(place, run.config, run.weights.sha256, learned.learned, arrays, learned.balance, judge)
 
 
 def _exemplars(run: PreparedRun) -> str:
@@ -276,8 +282,27 @@ def _intentions(run: PreparedRun) -> list[str]:
     return lines
 
 
+def _flips(run: PreparedRun, report: VerifyReport) -> str:
+    """Say how many results became of the target class, of those whose inputs were not; for each strength."""
+    shares = {
+        step: f"{flipped} of {judged} ({flipped / judged:.0%})"
+        for step, (flipped, judged) in sorted(report.flips.items())
+    }
+    if not shares:
+        return "nothing, where no input was outside the target class"
+    if len(run.config.strengths) == 1:
+        return shares[0]
+    names = [
+        f"step {step}" if strength is None else f"{strength:g}" for step, strength in enumerate(run.config.strengths)
+    ]
+    return "by strength, " + ", ".join(f"{names[step]}: {share}" for step, share in shares.items())
+
+
 def _summary(run: PreparedRun, report: VerifyReport, outcome: RunOutcome, code: int) -> list[str]:
     lines = [f"Output: {masked(run.config.output.output)}", *report.sentences()]
+    judge = outcome.judge or run.judge_report
+    if judge is not None and not run.config.output.traversal_only:
+        lines.append(f"Flipped: {_flips(run, report)} ({judge}).")
     if outcome.rows:
         stages = ", ".join(
             f"{stage} {seconds / outcome.rows:.3f}" for stage, seconds in outcome.stage_seconds.items()

@@ -19,6 +19,7 @@ import pyarrow as pa
 from dmt_ray.errors import DmtError, ImageError
 from dmt_ray.jobs.exemplars import READER_THREADS, make_editor
 from dmt_ray.jobs.job import Array, JobConfig
+from dmt_ray.jobs.judging import JudgeModel
 from dmt_ray.jobs.registry import job_of
 from dmt_ray.method.displacement import Displacement, Edit
 from dmt_ray.method.traversal.selection import ImageIdentity
@@ -47,6 +48,7 @@ class ShardProcessor:
         weights_label: goes into every row.
         worker: names this process in every row.
         lpips: what LPIPS to the input is measured with; None leaves it null.
+        judge: what the judge is made from; None leaves verdicts null.
         containers: identities of the tables and archives that the plan was made of, by URI.
     """
 
@@ -60,10 +62,11 @@ class ShardProcessor:
         weights_label: str,
         worker: str,
         lpips: Mapping[str, Array] | None = None,
+        judge: JudgeModel | None = None,
         containers: Mapping[str, str] | None = None,
     ) -> None:
         self.device = device
-        self.editor = make_editor(arrays, exemplars, config, device, lpips)
+        self.editor = make_editor(arrays, exemplars, config, device, lpips, judge)
         self.config = config
         self.weights_label = weights_label
         self.worker = worker
@@ -92,7 +95,7 @@ class ShardProcessor:
             good = [each for each in loaded if each.picture is not None]
             started = time.perf_counter()
             if saved is None:
-                moved = run_bisecting(self._traverse_batch, good)
+                moved = self._traversed(good)
             else:
                 moved = [_checked(saved[each.image.id], each.image.input_sha256) for each in good]
             seconds = (time.perf_counter() - started) / max(1, len(good))
@@ -114,15 +117,16 @@ class ShardProcessor:
             traversed: a table of ``TRAVERSED_SCHEMA``.
             attempts: how often the shard was begun, this time included.
         """
-        rows: list[Row] = []
-        for start in range(0, traversed.num_rows, self.config.compute.batch_size):
-            batch = traversed.slice(start, self.config.compute.batch_size)
-            sources = [self._source(image, attempts) for image in from_table(batch)]
+        rows: dict[int, list[Row]] = {}
+        shapes = [None if shape is None else tuple(shape) for shape in traversed["working_shape"].to_pylist()]
+        for places in _same_shaped(shapes, self.config.compute.batch_size):
+            sources = [self._source(image, attempts) for image in from_table(traversed.take(places))]
             if self.config.output.traversal_only:
-                rows += [row for source in sources for row in self._displacement_rows(source)]
+                made = [self._displacement_rows(source) for source in sources]
             else:
-                rows += self._picture_rows(sources)
-        return rows_table(vars(row) for row in rows)
+                made = self._picture_rows(sources)
+            rows |= dict(zip(places, made, strict=True))
+        return rows_table(vars(row) for place in range(len(shapes)) for row in rows[place])
 
     def _load(self, item: InputItem, accept_changed: bool) -> _Loaded:
         started = time.perf_counter()
@@ -134,11 +138,21 @@ class ShardProcessor:
             loaded.identity = self._job.identity(item, data, self.config, self._reader)
             loaded.image.mask = self._masks.read(item)
             loaded.picture = self.editor.working(rgb)
+            loaded.image.working_shape = list(loaded.picture.shape)
             loaded.image.source = data
         except Exception as error:  # every reason is a row, never the end of the shard
             loaded.fail(error)
         loaded.image.seconds_read = time.perf_counter() - started
         return loaded
+
+    def _traversed(self, loaded: Sequence[_Loaded]) -> list[bytes | Exception]:
+        """Return the serialised displacement of each image, or what went wrong, in order."""
+        shapes = [None if each.picture is None else each.picture.shape for each in loaded]
+        moved: dict[int, bytes | Exception] = {}
+        for places in _same_shaped(shapes, len(loaded)):
+            results = run_bisecting(self._traverse_batch, [loaded[place] for place in places])
+            moved |= dict(zip(places, results, strict=True))
+        return [moved[place] for place in range(len(loaded))]
 
     def _traverse_batch(self, batch: Sequence[_Loaded]) -> list[bytes]:
         pictures = np.stack([loaded.picture for loaded in batch if loaded.picture is not None])
@@ -179,14 +193,14 @@ class ShardProcessor:
             for step, figures in enumerate(steps)
         ]
 
-    def _picture_rows(self, sources: Sequence[_Source]) -> list[Row]:
+    def _picture_rows(self, sources: Sequence[_Source]) -> list[list[Row]]:
         # Only now are the pictures as large as they are: one batch of them at a time.
         decoded = [source for source in self._threads.map(self._decode, sources) if source.rgb is not None]
         started = time.perf_counter()
         results = run_bisecting(self._reconstruct_batch, decoded)
         seconds = (time.perf_counter() - started) / max(1, len(decoded))
         list(self._threads.map(self._finish, decoded, results, [seconds] * len(decoded)))
-        return [row for source in sources for row in (source.rows or error_rows(source.row, self.config))]
+        return [source.rows or error_rows(source.row, self.config) for source in sources]
 
     def _decode(self, source: _Source) -> _Source:
         if source.data is None or source.displacement is None:
@@ -202,8 +216,8 @@ class ShardProcessor:
 
     def _reconstruct_batch(self, batch: Sequence[_Source]) -> list[list[Edit]]:
         pictures = np.stack([self.editor.working(source.rgb) for source in batch if source.rgb is not None])
-        size = self.config.model.size
-        masks = [None if source.mask is None else working_mask(source.mask, size) for source in batch]
+        height, width = pictures.shape[-2:]
+        masks = [None if source.mask is None else working_mask(source.mask, height, width) for source in batch]
         displacements = [source.displacement for source in batch if source.displacement is not None]
         return self.editor.reconstruct(pictures, displacements, masks)
 
@@ -228,6 +242,7 @@ class ShardProcessor:
 
     def _with_picture(self, row: Row, source: _Source, edit: Edit) -> Row:
         output = self.config.output
+        verdict = edit.verdict
         assert source.rgb is not None
         picture = self.editor.assemble(source.rgb, edit, source.mask)
         return replace(
@@ -242,6 +257,9 @@ class ShardProcessor:
             psnr_to_input=edit.similarity.psnr,
             ssim_to_input=edit.similarity.ssim,
             lpips_to_input=edit.similarity.lpips,
+            verdict_before=None if verdict is None else verdict.before,
+            verdict_after=None if verdict is None else verdict.after,
+            flipped=None if verdict is None else verdict.flipped,
             path=encode_animation(edit.frames, output.path_format) if edit.frames else None,
         )
 
@@ -322,6 +340,14 @@ def _checked(saved: SavedDisplacement, input_sha256: str | None) -> bytes | Exce
             "changed", "The photo is not the one that was traversed: its bytes have changed since then."
         )
     return saved.data or ImageError("bad-displacement", "The run of traversals saved no displacement for this image.")
+
+
+def _same_shaped(shapes: Sequence[tuple[int, ...] | None], most: int) -> list[list[int]]:
+    """Return the places of all shapes in batches of one shape, of at most ``most``; None is a shape of its own."""
+    by_shape: dict[tuple[int, ...] | None, list[int]] = {}
+    for place, shape in enumerate(shapes):
+        by_shape.setdefault(shape, []).append(place)
+    return [places[start : start + most] for places in by_shape.values() for start in range(0, len(places), most)]
 
 
 def _batches(items: Sequence[InputItem], size: int) -> list[Sequence[InputItem]]:

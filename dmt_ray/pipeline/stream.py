@@ -16,6 +16,7 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayTaskError
 
 from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.jobs.exemplars import LearnReport
 from dmt_ray.output.plan import Plan
 from dmt_ray.pipeline.actors import ReconstructionActor, Shared, TraversalActor, make_exemplars
 from dmt_ray.pipeline.attempts import Attempts
@@ -32,10 +33,10 @@ LOST_SHARE = 0.1
 MIN_LOST = 16
 
 
-def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, list[str]]:
+def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, LearnReport]:
     """Put weights and exemplars into the object store, once for all actors, and size the pools.
 
-    Returns what the actors share, the pools, and one sentence for each exemplar that could not be read.
+    Returns what the actors share, the pools, and what there is to tell of the exemplars and the judge.
 
     Raises:
         SettingsError: none of a set of exemplars can be used, or the options ask for more than the cluster has.
@@ -43,12 +44,13 @@ def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, list[str]]:
     config = run.config
     pools = plan_pools([node["Resources"] for node in ray.nodes() if node["Alive"]], config.compute, len(run.todo))
     arrays = ray.put(run.weights.arrays)
+    judge = ray.put(run.judge)
     gpus = pools.reconstruction.num_gpus
     task: Any = ray.remote(num_cpus=0 if gpus else 1, num_gpus=gpus, num_returns=2, max_retries=2)(make_exemplars)
-    exemplars, skipped = task.remote(arrays, run.exemplars, config, pools.reconstruction.threads)
+    exemplars, report = task.remote(arrays, run.exemplars, config, pools.reconstruction.threads, judge)
     attempts_actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts)
     try:
-        left_out: list[str] = ray.get(skipped)
+        learned: LearnReport = ray.get(report)
     except RayTaskError as error:
         if isinstance(error.cause, DmtError):
             raise SettingsError(str(error.cause)) from error
@@ -58,13 +60,14 @@ def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, list[str]]:
         arrays,
         exemplars,
         lpips,
+        judge,
         config,
         run.weights_label,
         run.fingerprint,
         frozenset(run.retry),
         attempts_actor.remote(),
     )
-    return shared, pools, left_out
+    return shared, pools, learned
 
 
 def stream_shards(shards: Plan, shared: Shared, pools: PoolPlan) -> Iterator[ShardSummary]:

@@ -16,6 +16,7 @@ TRAVERSED_SCHEMA = pa.schema(
         ("source", pa.large_binary()),
         ("mask", pa.large_binary()),
         ("displacement", pa.large_binary()),
+        ("working_shape", pa.list_(pa.int32())),
         ("error_type", pa.string()),
         ("error", pa.string()),
         ("seconds_read", pa.float64()),
@@ -38,6 +39,8 @@ class TraversedImage:
     """The encoded mask, where the run has masks."""
     displacement: bytes | None = None
     """A serialised ``Displacement``."""
+    working_shape: list[int] | None = None
+    """Shape of the working picture: pictures of one shape are inverted side by side."""
     error_type: str | None = None
     error: str | None = None
     seconds_read: float | None = None

@@ -31,7 +31,7 @@ Make = Callable[[Arrays], Colorizer | Transformer]
 KINDS = ["colorize local", "colorize global", "transform local", "transform global", "transform dfi"]
 WITH_GRAM = ["colorize global", "transform global", "transform dfi"]
 #: What a kind of traversal never reads.
-UNREAD = {"colorize global": {"f_ratio"}, "transform local": {"pixel_difference"}}
+UNREAD = {"colorize global": {"f_ratio"}}
 
 
 @pytest.fixture(scope="module", params=KINDS)

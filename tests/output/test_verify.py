@@ -19,14 +19,18 @@ from dmt_ray.errors import SettingsError
 from dmt_ray.output.commit import commit_shard, shard_uri, write_shard
 from dmt_ray.output.compact import compact
 from dmt_ray.output.discard import discard_unsound
-from dmt_ray.output.rows import consistent
-from dmt_ray.output.schema import ROW_SCHEMAS, SCHEMA_VERSION, rows_table
+from dmt_ray.output.expected import Expected
+from dmt_ray.output.plan import Shard
+from dmt_ray.output.rows import consistent, judge_rows
+from dmt_ray.output.schema import LAST_UNNUMBERED_VERSION, ROW_SCHEMAS, SCHEMA_VERSION, row_schema, rows_table
 from dmt_ray.output.verify import verify_output
 from dmt_ray.pipeline.prepare import prepare_run, write_run
 from dmt_ray.pipeline.run import run_job
 from dmt_ray.storage.images import encode_image
+from dmt_ray.storage.inputs.listing import InputItem
 
 STRENGTHS = (1.0, 2.0)
+ITEMS = (InputItem("a", "a"), InputItem("b", "b"))
 
 
 def row(id_, step=0, seed=0):
@@ -225,6 +229,10 @@ def test_commit_refuses_what_verify_would_refuse(configure, tmp_path):
         "ok and has error": [good[0] | {"error": "no"}, *good[1:]],
         "some of its steps are ok": [error_row(good[0]["id"]), *good[1:]],
         "error row without error": [*good[:2], *(error_row(good[2]["id"], s) | {"error": None} for s in (0, 1))],
+        "verdict_after is not a finite number": [good[0] | {"verdict_after": float("inf")}, *good[1:]],
+        "has one verdict without the other": [good[0] | {"verdict_before": -1.0}, *good[1:]],
+        "has flipped without verdicts": [good[0] | {"flipped": True}, *good[1:]],
+        "error row with flipped": [*good[:2], *(error_row(good[2]["id"], s) | {"flipped": True} for s in (0, 1))],
         "error row with width": [*good[:2], *(error_row(good[2]["id"], s) | {"width": 3} for s in (0, 1))],
     }
     for reason, rows in spoiled.items():
@@ -316,24 +324,31 @@ def test_the_run_record_of_another_run_discards_nothing(out, capsys):
 
 def make_older(out, version, *, statistics=True):
     """Rewrite all files as the given earlier version of this program wrote them."""
-    record = json.loads(Path(out, "run.json").read_text())
-    del record["schema_version"]
+    record = json.loads(Path(out, "run.json").read_text()) | {"schema_version": version}
+    told = version > LAST_UNNUMBERED_VERSION
+    if not told:
+        del record["schema_version"]
     Path(out, "run.json").write_text(json.dumps(record))
     for path in Path(out, "shards").iterdir():
         stamp = pq.ParquetFile(path).metadata.metadata[b"dmt_ray.stamp"].decode()
-        rows = pq.read_table(path).select(ROW_SCHEMAS[version].names).replace_schema_metadata(None)
+        rows = pq.read_table(path)
+        errors = rows["status"].to_pylist().count("error")
+        rows = rows.select(ROW_SCHEMAS[version].names).replace_schema_metadata(None)
         sink = io.BytesIO()
         with pq.ParquetWriter(sink, rows.schema, write_page_checksum=True, write_statistics=statistics) as writer:
             writer.write_table(rows)
             body = hashlib.sha256(sink.getbuffer()).hexdigest()
-            writer.add_key_value_metadata({"dmt_ray.stamp": stamp, "dmt_ray.body_sha256": body})
+            keys = {"dmt_ray.stamp": stamp, "dmt_ray.body_sha256": body}
+            if told:
+                keys |= {"dmt_ray.schema_version": str(version), "dmt_ray.errors": str(errors)}
+            writer.add_key_value_metadata(keys)
         path.write_bytes(sink.getvalue())
 
 
 @pytest.mark.parametrize("statistics", [True, False])
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_older_output_is_verified_by_its_own_version(out, configure, tmp_path, capsys, version, statistics):
-    assert len(ROW_SCHEMAS[version]) == 29 + version
+    assert len(ROW_SCHEMAS[version]) == {1: 30, 2: 31, 3: 33}[version]
     make_older(out, version, statistics=statistics)
     report = verify_output(out, deep=True)
     assert report.complete
@@ -343,7 +358,7 @@ def test_an_older_output_is_verified_by_its_own_version(out, configure, tmp_path
     assert said.count(f"Its schema version is {version}") == 1
     assert "0 files were moved aside" in said
     for options in ({}, {"retry_failed": True}, {"extend": True}):
-        with pytest.raises(SettingsError, match=f"schema version {version}, and this program writes version 3"):
+        with pytest.raises(SettingsError, match=f"schema version {version}, and this program writes version 4"):
             prepare_run(configure(strength=STRENGTHS, **options))
     dest = str(tmp_path / "dest")
     assert compact(out, dest, 10**9).complete
@@ -354,12 +369,42 @@ def test_an_older_output_is_verified_by_its_own_version(out, configure, tmp_path
     assert cli.main(["verify", dest, "--deep"]) == 0
 
 
+def test_a_column_of_a_later_version_is_the_inputs_own_in_an_earlier_one():
+    own = pa.schema([("flipped", pa.string()), ("verdict_before", pa.float64())])
+    rows = rows_table([row("a"), error_row("b")]).select(ROW_SCHEMAS[3].names)
+    rows = rows.append_column("flipped", pa.array(["over", "over"]))
+    rows = rows.append_column("verdict_before", pa.array([float("nan"), 1.0]))
+    expected = Expected("out", 1, "f", own, version=3)
+    assert rows.schema == row_schema(own, 3)
+    judged = judge_rows(rows.set_column(9, "image_sha256", pa.array(["0", None])), Shard(0, ITEMS), expected)
+    assert (judged.faults, judged.errors) == ({}, 1)
+
+
+def test_flips_are_counted_by_step(configure, tmp_path):
+    run = prepare_run(configure(strength=STRENGTHS, shard_size=6))
+    write_run(run)
+    verdicts = {"verdict_before": -1.0, "verdict_after": 1.0}
+    judged = {
+        ("photo-0.jpg", 0): False,
+        ("photo-0.jpg", 1): True,
+        ("photo-1.jpg", 1): True,
+        ("photo-2.jpg", 1): False,
+    }
+    rows = [
+        row(item.id, step) | (verdicts | {"flipped": judged[item.id, step]} if (item.id, step) in judged else {})
+        for item in run.shards[0].items
+        for step in range(2)
+    ]
+    commit_shard(run.shards[0], rows_table(rows), run.expected)
+    assert verify_output(str(tmp_path / "out")).flips == {0: (0, 1), 1: (2, 3)}
+
+
 def test_a_later_version_is_refused_and_nothing_is_called_damaged(out, configure, capsys):
     record = json.loads(Path(out, "run.json").read_text())
-    Path(out, "run.json").write_text(json.dumps(record | {"schema_version": 4}))
+    Path(out, "run.json").write_text(json.dumps(record | {"schema_version": 5}))
     assert cli.main(["verify", out, "--discard"]) == 2
-    assert "schema version 4, and this program knows versions up to 3" in capsys.readouterr().err
-    with pytest.raises(SettingsError, match="schema version 4"):
+    assert "schema version 5, and this program knows versions up to 4" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="schema version 5"):
         prepare_run(configure(strength=STRENGTHS))
     Path(out, "run.json").write_text(json.dumps(record | {"schema_version": "x"}))
     assert cli.main(["verify", out]) == 2

@@ -76,8 +76,8 @@ def prepared(faces: Path, out: Path, *options: object) -> PreparedRun:
 
 def learned(run: PreparedRun) -> dict[str, np.ndarray]:
     """What a run learns from its exemplars, or reads from its manifold."""
-    arrays, skipped = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu")
-    assert not skipped
+    arrays, report = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu", run.judge)
+    assert not report.skipped
     return arrays
 
 

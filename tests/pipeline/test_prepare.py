@@ -176,8 +176,8 @@ def test_grey_references_teach_nothing(configure, tmp_path, photos):
         prepare_run(configure(reference=str(folder)))
     shutil.copy(photos / "references" / "0.png", folder / "colour.png")
     run = prepare_run(configure(reference=str(folder)))
-    exemplars, left_out = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu")
-    assert left_out == ["grey.jpg: The picture is grey, and a reference must have colour."]
+    exemplars, learned = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu")
+    assert learned.skipped == ["grey.jpg: The picture is grey, and a reference must have colour."]
     assert len(exemplars["chroma"]) == 64  # the cells of one reference
 
 

@@ -39,8 +39,8 @@ def test_guarded_halves_what_does_not_fit():
 
 def bench_of(config):
     run = prepare_run(config)
-    exemplars, skipped = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu")
-    assert skipped == []
+    exemplars, learned = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu")
+    assert learned.skipped == []
     processor = ShardProcessor(
         run.weights.arrays, exemplars, run.config, device="cpu", weights_label=run.weights_label, worker="here:1"
     )

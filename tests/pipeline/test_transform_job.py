@@ -63,7 +63,8 @@ def command(faces: Path, out: Path, *options: object) -> list[str]:
     words = ["--input", faces / "inputs.parquet", "--image-column", "image", "--output", out]
     words += ["--source", table, "--source-where", "Smiling < 0", "--target", table, "--target-where", "Smiling > 0"]
     words += ["--size", 64, "--taps", "conv2_1", "conv3_1", "--weights", "random:0", "--iterations", 6]
-    words += ["--tv-weight", 1, "--no-progress", "--max-error-rate", 0.5, "--no-lpips", "--threads-per-actor", 1]
+    words += ["--tv-weight", 1, "--no-progress", "--max-error-rate", 0.5, "--no-lpips", "--judge", "none"]
+    words += ["--threads-per-actor", 1]
     return [str(word) for word in (*words, *options)]
 
 
@@ -84,6 +85,7 @@ def test_a_sweep_with_masks_groups_and_the_path(faces, tmp_path):
     assert list(frame.index) == [(name, step) for name in ("a", "b", "broken") for step in (0, 1)]
     assert list(frame.strength) == [0.5, 1.0] * 3
     assert list(frame.status) == ["ok"] * 4 + ["error"] * 2
+    assert frame[["verdict_before", "verdict_after", "flipped"]].isna().all(axis=None)
     assert list(frame.error_type)[4:] == ["not-an-image"] * 2
     assert list(frame.person) == ["person-0"] * 2 + ["somebody"] * 2 + ["person-1"] * 2
     inputs = pd.read_parquet(faces / "inputs.parquet").set_index("id").image

@@ -7,7 +7,7 @@ to where it starts from, which leaves the photo's own detail alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,6 +91,8 @@ class PictureObjective:
         held: taps that are held to the anchor's own features (the papers' layer regulariser).
         held_weight: their weight beside the targets' taps.
         scales: of the targets' taps, see ``FeatureLoss``; those of a rescaled network are ``tap_scales``.
+        hold: what pictures (R, 3, H, W) of the rows (R,) pass through before the network sees them, such as a
+            ``ChromaHold``; None for nothing.
     """
 
     def __init__(
@@ -106,8 +108,10 @@ class PictureObjective:
         held: Sequence[str] = (),
         held_weight: float = 0.0,
         scales: Sequence[float] = (),
+        hold: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self.network = network
+        self.hold = hold
         self.targets = list(targets)
         self.anchor = anchor
         self.luma = luma
@@ -131,10 +135,8 @@ class PictureObjective:
         if self.mask is not None:
             anchor = self.anchor[rows]
             planes = anchor + self.mask[rows] * (planes - anchor)
-        if self.luma is None:
-            return planes
-        picture: Tensor = to_rgb(self.luma[rows], planes)
-        return picture
+        picture: Tensor = planes if self.luma is None else to_rgb(self.luma[rows], planes)
+        return picture if self.hold is None else self.hold(picture, rows)
 
     def features_term(self, planes: Tensor, rows: Tensor) -> Tensor:
         """Return the feature loss (R,) of planes for the images ``rows``."""

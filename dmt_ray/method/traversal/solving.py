@@ -16,6 +16,9 @@ from dmt_ray.method.traversal.witness import BorderedGram, displacement_norm, ha
 
 #: Strength is met within this share.
 STRENGTH_TOLERANCE = 0.005
+#: L-BFGS steps of one solve at most, and the share of the objective that a step must lower it by to go on.
+_ITERATIONS = 200
+_TOLERANCE = 1e-13
 _JITTER = 1e-10
 #: Of its squared norm, what an image counts as lying outside of the exemplars' span at least; see ``_prepared``.
 _OWN_SHARE = 1e-6
@@ -59,26 +62,6 @@ class Traversal:
             witness_before=float(self.witness_before[b]),
             witness_after=float(self.witness_after[b]),
         )
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How exactly to solve.
-
-    Attributes:
-        strength: a strength is met within this share.
-        iterations: L-BFGS steps of one solve at most.
-        tolerance: a solve ends when a step lowers the objective by no more than this share of it.
-    """
-
-    strength: float = STRENGTH_TOLERANCE
-    iterations: int = 200
-    tolerance: float = 1e-13
-
-
-EXACT = Effort()
-#: For the many small problems of local traversal, each of which weighs little.
-ROUGH = Effort(strength=0.02, iterations=30, tolerance=1e-6)
 
 
 class _Whitening:
@@ -157,7 +140,6 @@ def _solve(
     start: Tensor,
     variance: Tensor,
     budget_weight: Tensor,
-    effort: Effort,
 ) -> Tensor:
     """Minimise J from ``start`` (B, K + 1) and return r."""
 
@@ -170,17 +152,15 @@ def _solve(
     minimum = lbfgs.minimise(
         value_and_gradient,
         whitening.to_u(start, rows),
-        iterations=effort.iterations,
+        iterations=_ITERATIONS,
         first_step=max(first_step, 1e-12),
-        tolerance=effort.tolerance,
+        tolerance=_TOLERANCE,
         gradient_tolerance=1e-14,
     )
     return whitening.to_r(minimum.x, rows)
 
 
-def traverse(
-    gram: BorderedGram, variance: Tensor | None, budget_weights: Tensor, effort: Effort = EXACT
-) -> list[Traversal]:
+def traverse(gram: BorderedGram, variance: Tensor | None, budget_weights: Tensor) -> list[Traversal]:
     """Solve a list of budget weights, each warm-started from the one before, as the paper does.
 
     Parameters:
@@ -194,19 +174,19 @@ def traverse(
     results = []
     for weight in budget_weights:
         weights = weight.expand(r.shape[0]).to(r)
-        r = _solve(gram, whitening, r, variance, weights, effort)
+        r = _solve(gram, whitening, r, variance, weights)
         results.append(_result(gram, r, variance, weights))
     return results
 
 
 def traverse_to_strengths(
-    gram: BorderedGram, strengths: Sequence[float], variance: Tensor | None = None, effort: Effort = EXACT
+    gram: BorderedGram, strengths: Sequence[float], variance: Tensor | None = None
 ) -> list[Traversal]:
     """Do ``traverse_to_strength`` for each strength, each warm-started from the one before."""
     results: list[Traversal] = []
     for strength in strengths:
         warm = results[-1] if results and results[-1].moved else None
-        results.append(traverse_to_strength(gram, strength, variance, warm, effort))
+        results.append(traverse_to_strength(gram, strength, variance, warm))
     return results
 
 
@@ -215,7 +195,6 @@ def traverse_to_strength(
     strength: float,
     variance: Tensor | None = None,
     warm: Traversal | None = None,
-    effort: Effort = EXACT,
 ) -> Traversal:
     """Find, for every image at once, the budget weight whose displacement has the asked strength.
 
@@ -228,7 +207,6 @@ def traverse_to_strength(
         strength: at least 0.
         variance: (B,) RBF variances; by default those of ``half_bandwidth``.
         warm: the traversal of the same images to another strength, to start from.
-        effort: how exactly to solve.
     """
     variance = half_bandwidth(gram) if variance is None else variance
     zero = torch.zeros_like(torch.cat([gram.cross, gram.own[:, None]], 1))
@@ -257,7 +235,7 @@ def traverse_to_strength(
         part = gram.rows(index)
         local = _WhiteningRows(whitening, index)
         weights = log_weight[index].exp()
-        r[index] = _solve(part, local, r[index], variance[index], weights, effort)
+        r[index] = _solve(part, local, r[index], variance[index], weights)
         log_ratio = (displacement_norm(part, r[index]) / goal[index]).clamp_min(1e-300).log()
         better = log_ratio.abs() < best_error[index]
         chosen = index[better]
@@ -268,7 +246,7 @@ def traverse_to_strength(
         high[near], log_high_ratio[near] = log_weight[near], log_ratio[~too_far]
         log_weight = _next_weight(log_weight, low, high, log_low_ratio, log_high_ratio, step)
         stuck = (high - low < 1e-9) | ((log_weight - guess.log()).abs() > torch.log(guess.new_tensor(_MAX_FACTOR)))
-        open_rows = open_rows & (best_error > effort.strength) & ~stuck
+        open_rows = open_rows & (best_error > STRENGTH_TOLERANCE) & ~stuck
     return _result(gram, best, variance, best_weight)
 
 

