@@ -103,6 +103,7 @@ def test_what_one_class_wears_stays_out_of_the_results(faces, tmp_path):
     assert gains["balanced"]["bar"] > 0.8 * gains["plain"]["bar"] > 1
 
 
+@pytest.mark.slow
 def test_run_json_says_what_became_of_the_means(local_ray, faces, tmp_path):
     out = tmp_path / "out"
     options = [*exemplars(faces), "--method", "dfi", "--iterations", 2, "--balance"]
