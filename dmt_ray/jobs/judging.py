@@ -16,7 +16,7 @@ from dmt_ray.jobs.job import Array, Arrays, ExemplarPictures, JobConfig
 from dmt_ray.jobs.registry import job_of
 from dmt_ray.method.metrics.probe_fit import balanced_accuracy, fit_probe
 from dmt_ray.method.metrics.verdicts import Judge, ProbeFeatures, ProbeJudge
-from dmt_ray.method.pictures import BATCH, to_tensor
+from dmt_ray.method.pictures import fits_batch, to_tensor
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.storage.models.onnx_judge import OnnxClassifier, OnnxJudge, load_classifier
 from dmt_ray.storage.models.weights import load_alexnet
@@ -160,12 +160,12 @@ class JudgedPictures(ExemplarPictures):
         batch: list[Array] = []
         for picture, identity in self._pictures.pictures(option):
             if option in CLASSES:
+                if not fits_batch(batch, picture):
+                    self._see(batch)
+                    batch = []
                 batch.append(picture)
                 self._target.append(option == CLASSES[1])
                 self._groups.append(identity.group)
-                if len(batch) == BATCH:
-                    self._see(batch)
-                    batch = []
             yield picture, identity
         if batch:
             self._see(batch)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dmt_ray.method.inversion.pixel_difference import ClassPictures
 from dmt_ray.method.networks.feature_network import FeatureNetwork
-from dmt_ray.method.pictures import BATCH, to_tensor
+from dmt_ray.method.pictures import fits_batch, to_tensor
 from dmt_ray.method.settings import TransformerSettings
 from dmt_ray.method.traversal.balancing import normalised_weights
 from dmt_ray.method.traversal.class_patches import ClassPatchesBuilder
@@ -126,7 +126,7 @@ def _batches(
     """Yield pictures in order, side by side as long as their shapes are the same."""
     batch: list[tuple[np.ndarray, ImageIdentity]] = []
     for picture in pictures:
-        if batch and (len(batch) == BATCH or batch[-1][0].shape != picture[0].shape):
+        if not fits_batch([rgb for rgb, _ in batch], picture[0]):
             yield batch
             batch = []
         batch.append(picture)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -62,6 +63,19 @@ def working_rgb(rgb: np.ndarray, size: int, *, keep_aspect: bool = False) -> np.
     """Return a picture (H, W, 3) uint8 resized to (size, size, 3) uint8, or to its ``working_shape``."""
     shape = working_shape(*rgb.shape[:2], size) if keep_aspect else (size, size)
     return to_pixels(resize(to_tensor(rgb), *shape))
+
+
+def fits_batch(batch: Sequence[np.ndarray], picture: np.ndarray) -> bool:
+    """Tell whether a picture can be stacked with those of a batch: it has their shape, and there is room."""
+    return not batch or (len(batch) < BATCH and batch[-1].shape == picture.shape)
+
+
+def same_shaped(shapes: Sequence[tuple[int, ...] | None], most: int) -> list[list[int]]:
+    """Return the places of all shapes in batches of one shape, of at most ``most``; None is a shape of its own."""
+    by_shape: dict[tuple[int, ...] | None, list[int]] = {}
+    for place, shape in enumerate(shapes):
+        by_shape.setdefault(shape, []).append(place)
+    return [places[start : start + most] for places in by_shape.values() for start in range(0, len(places), most)]
 
 
 def features(network: FeatureNetwork, images: Tensor) -> list[np.ndarray]:

@@ -22,6 +22,7 @@ from dmt_ray.jobs.job import Array, JobConfig
 from dmt_ray.jobs.judging import JudgeModel
 from dmt_ray.jobs.registry import job_of
 from dmt_ray.method.displacement import Displacement, Edit
+from dmt_ray.method.pictures import same_shaped
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.output.displacements import SavedDisplacement
 from dmt_ray.output.row import Row
@@ -119,7 +120,7 @@ class ShardProcessor:
         """
         rows: dict[int, list[Row]] = {}
         shapes = [None if shape is None else tuple(shape) for shape in traversed["working_shape"].to_pylist()]
-        for places in _same_shaped(shapes, self.config.compute.batch_size):
+        for places in same_shaped(shapes, self.config.compute.batch_size):
             sources = [self._source(image, attempts) for image in from_table(traversed.take(places))]
             if self.config.output.traversal_only:
                 made = [self._displacement_rows(source) for source in sources]
@@ -149,7 +150,7 @@ class ShardProcessor:
         """Return the serialised displacement of each image, or what went wrong, in order."""
         shapes = [None if each.picture is None else each.picture.shape for each in loaded]
         moved: dict[int, bytes | Exception] = {}
-        for places in _same_shaped(shapes, len(loaded)):
+        for places in same_shaped(shapes, len(loaded)):
             results = run_bisecting(self._traverse_batch, [loaded[place] for place in places])
             moved |= dict(zip(places, results, strict=True))
         return [moved[place] for place in range(len(loaded))]
@@ -340,14 +341,6 @@ def _checked(saved: SavedDisplacement, input_sha256: str | None) -> bytes | Exce
             "changed", "The photo is not the one that was traversed: its bytes have changed since then."
         )
     return saved.data or ImageError("bad-displacement", "The run of traversals saved no displacement for this image.")
-
-
-def _same_shaped(shapes: Sequence[tuple[int, ...] | None], most: int) -> list[list[int]]:
-    """Return the places of all shapes in batches of one shape, of at most ``most``; None is a shape of its own."""
-    by_shape: dict[tuple[int, ...] | None, list[int]] = {}
-    for place, shape in enumerate(shapes):
-        by_shape.setdefault(shape, []).append(place)
-    return [places[start : start + most] for places in by_shape.values() for start in range(0, len(places), most)]
 
 
 def _batches(items: Sequence[InputItem], size: int) -> list[Sequence[InputItem]]:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from dmt_ray.method.pictures import working_rgb, working_shape
+from dmt_ray.method.pictures import BATCH, fits_batch, same_shaped, working_rgb, working_shape
 
 
 @pytest.mark.parametrize("size", [64, 128, 224, 448])
@@ -27,3 +27,13 @@ def test_a_picture_is_resized_to_its_working_shape() -> None:
     rgb = np.zeros((60, 120, 3), np.uint8)
     assert working_rgb(rgb, 64).shape == (64, 64, 3)
     assert working_rgb(rgb, 64, keep_aspect=True).shape == (*working_shape(60, 120, 64), 3)
+
+
+def test_places_are_batched_by_shape_and_a_batch_takes_one_shape_while_there_is_room() -> None:
+    a, b = np.zeros((2, 3, 3)), np.zeros((3, 2, 3))
+    shapes = [a.shape, b.shape, None, a.shape, a.shape, None]
+    assert same_shaped(shapes, 2) == [[0, 3], [4], [1], [2, 5]]
+    assert fits_batch([], a)
+    assert fits_batch([a] * (BATCH - 1), a)
+    assert not fits_batch([a] * BATCH, a)
+    assert not fits_batch([a], b)

@@ -268,3 +268,19 @@ def test_what_cannot_be_done_until_flipped_is_refused(faces, tmp_path, options, 
         words = [word for word in words if word not in ("--strength", "0.1,6")]
     with pytest.raises((SettingsError, SystemExit), match=message if "none" not in options else None):
         prepared(words)
+
+
+def test_a_judge_is_fitted_to_exemplars_of_several_shapes(faces, tmp_path):
+    for name in ("neutral", "smiling"):
+        (tmp_path / name).mkdir()
+        for seed, path in enumerate(sorted((faces / name).iterdir())):
+            rgb = np.asarray(Image.open(path))
+            wide = np.tile(rgb, (1, 2, 1)) if seed % 2 else rgb
+            Image.fromarray(wide).save(tmp_path / name / path.name)
+    out = tmp_path / "made"
+    words = ["--source", str(tmp_path / "neutral"), "--target", str(tmp_path / "smiling"), "--traversal", "local"]
+    assert cli.main(["fit", *words, *small(), "--output", str(out)]) == 0
+    record, arrays = open_arrays(str(out))
+    assert len({tuple(grid) for grid in arrays["grids"]}) == 2
+    assert record["judge"]["folds"] == 5
+    assert arrays["judge_coefficients"].shape == (4608,)
