@@ -13,13 +13,16 @@ import torch
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from dmt_ray.errors import SettingsError
-from dmt_ray.method.metrics.probe_fit import Probe, fit_probe
+from dmt_ray.method.metrics.probe_fit import Probe
 from dmt_ray.method.metrics.verdicts import ProbeFeatures, ProbeJudge
+from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import to_tensor, working_rgb
+from dmt_ray.method.settings import ModelConfig
 from dmt_ray.method.traversal.balancing import balance_classes
+from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.storage.files import list_files, read_bytes
 from dmt_ray.storage.images import decode_image
-from dmt_ray.storage.models.weights import load_alexnet
+from dmt_ray.storage.models.weights import load_alexnet, resolve_weights
 
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 
@@ -111,32 +114,39 @@ def exemplar_weights(exemplars: Photos, columns: Sequence[str]) -> np.ndarray | 
     return weights
 
 
-class PictureJudge:
-    """A linear probe on AlexNet's features, which have no part in the move; the one that runs have."""
+def labelled_exemplars(
+    exemplars: Photos, label: int, weights: np.ndarray | None, size: int, *, keep_aspect: bool
+) -> list[tuple[np.ndarray, ImageIdentity]]:
+    """Return the exemplars of a class at working size, as ``build_manifold`` takes them."""
+    chosen = np.flatnonzero(exemplars.label == label)
+    pictures = at_size([exemplars.rgb[index] for index in chosen], size, keep_aspect=keep_aspect)
+    own = [None] * len(chosen) if weights is None else weights[chosen].tolist()
+    return [(rgb, ImageIdentity(weight=weight)) for rgb, weight in zip(pictures, own, strict=True)]
+
+
+def default_network(device: torch.device) -> FeatureNetwork:
+    """Return the job's own network, with its own weights and taps."""
+    model = ModelConfig()
+    arrays = resolve_weights(model.backbone, model.weights).arrays
+    return FeatureNetwork(arrays, model.backbone, model.taps, precision=model.precision, device=device)
+
+
+def decision_values(probe: Probe, features: np.ndarray) -> np.ndarray:
+    """Return the decision values (N,) of features (N, D) of any kind: above 0 for the target."""
+    judge = ProbeJudge({}, probe.arrays, torch.device("cpu"))
+    values: np.ndarray = judge.score(torch.from_numpy(features)).numpy()
+    return values
+
+
+class PictureFeatures:
+    """The features of AlexNet that the judge of a run sees; they have no part in the move."""
 
     def __init__(self, device: torch.device) -> None:
-        self._alexnet = load_alexnet().arrays
-        self._features, self._device = ProbeFeatures(self._alexnet, device), device
+        self._features, self._device = ProbeFeatures(load_alexnet().arrays, device), device
 
-    def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """Return the features (N, D) of pictures (H, W, 3) uint8."""
         return torch.cat([self._features(to_tensor(rgb)[None].to(self._device)) for rgb in pictures]).cpu().numpy()
-
-    def fit(
-        self,
-        features: np.ndarray,
-        target: np.ndarray,
-        groups: Sequence[str | None],
-        weights: np.ndarray | None = None,
-    ) -> Probe:
-        """Return a probe fitted to features (N, D) of which ``target`` (N,) are the targets."""
-        return fit_probe(features, target, groups, weights)
-
-    def score(self, probe: Probe, features: np.ndarray) -> np.ndarray:
-        """Return decision values (N,): above 0 for the target."""
-        judge = ProbeJudge(self._alexnet, probe.arrays, torch.device("cpu"))
-        values: np.ndarray = judge.score(torch.from_numpy(features)).numpy()
-        return values
 
 
 def middle_lab(pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -20,7 +20,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from _two_classes import ClassOptions, Photos, at_size, exemplar_weights, load_classes
+from _two_classes import (
+    ClassOptions,
+    Photos,
+    at_size,
+    decision_values,
+    default_network,
+    exemplar_weights,
+    labelled_exemplars,
+    load_classes,
+)
 from torch import Tensor
 
 from dmt_ray.errors import DmtError
@@ -28,13 +37,12 @@ from dmt_ray.method import color, lbfgs
 from dmt_ray.method.class_manifold import build_manifold
 from dmt_ray.method.metrics.lpips import Lpips
 from dmt_ray.method.metrics.probe_fit import Probe, fit_probe
-from dmt_ray.method.metrics.verdicts import PROBE_SIZE, ProbeJudge, pooled_maps, resized
+from dmt_ray.method.metrics.verdicts import PROBE_SIZE, ProbeFeatures, ProbeJudge, pooled_maps, resized
 from dmt_ray.method.networks.alexnet import ALEXNET_LAYERS
 from dmt_ray.method.networks.conv_stack import ConvStack
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import to_pixels, to_tensor
 from dmt_ray.method.settings import (
-    ModelConfig,
     TransformerSettings,
     TransformInversionConfig,
     TransformTraversalConfig,
@@ -42,7 +50,7 @@ from dmt_ray.method.settings import (
 from dmt_ray.method.transformer import Transformer
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.report.contact_sheet import contact_sheet
-from dmt_ray.storage.models.weights import load_alexnet, load_lpips, resolve_weights
+from dmt_ray.storage.models.weights import load_alexnet, load_lpips
 
 #: Weights of the perturbation's squared length, per pixel in 8-bit units, from the largest.
 _LADDER = tuple(10.0**power for power in range(-1, -8, -1))
@@ -76,16 +84,14 @@ class Other:
     def __init__(self, features: Features, pictures: Sequence[Tensor], exemplars: Photos, weights: np.ndarray | None):
         self._features = features
         groups: list[str | None] = [*exemplars.groups]
-        rows = torch.cat([features(picture[None]) for picture in pictures]).double().numpy()
-        self.probe: Probe = fit_probe(rows, exemplars.label == 1, groups, weights)
+        self.probe: Probe = fit_probe(self._rows(pictures), exemplars.label == 1, groups, weights)
 
     def __call__(self, pictures: Sequence[Tensor]) -> np.ndarray:
         """Return decision values (N,) of pictures (3, H, W)."""
-        rows = torch.cat([self._features(picture[None]) for picture in pictures]).double()
-        arrays = {name: torch.from_numpy(np.asarray(array)) for name, array in self.probe.arrays.items()}
-        standardised = (rows - arrays["judge_mean"]) / arrays["judge_scale"]
-        values: np.ndarray = (standardised @ arrays["judge_coefficients"] + arrays["judge_intercept"]).numpy()
-        return values
+        return decision_values(self.probe, self._rows(pictures))
+
+    def _rows(self, pictures: Sequence[Tensor]) -> np.ndarray:
+        return torch.cat([self._features(picture[None]) for picture in pictures]).numpy()
 
 
 def vgg_means(network: FeatureNetwork) -> Features:
@@ -156,12 +162,10 @@ def ours(
     """Return the photos (3, h, w) moved until the judge calls them the other class."""
     move = replace(options.move, strength=(options.largest,))
     settings = TransformerSettings(options.size, move, options.pixels, until_flipped=True)
-    sets = []
-    for label in (source, 1 - source):
-        chosen = np.flatnonzero(exemplars.label == label)
-        pictures = at_size([exemplars.rgb[k] for k in chosen], options.size, keep_aspect=move.traversal == "local")
-        own = [None] * len(chosen) if weights is None else weights[chosen].tolist()
-        sets.append([(rgb, ImageIdentity(weight=weight)) for rgb, weight in zip(pictures, own, strict=True)])
+    sets = [
+        labelled_exemplars(exemplars, label, weights, options.size, keep_aspect=move.traversal == "local")
+        for label in (source, 1 - source)
+    ]
     arrays = build_manifold(network, [*sets, []], len(exemplars.rgb), settings)
     transformer = Transformer(network, arrays, settings, judge=judge)
     results = []
@@ -176,28 +180,19 @@ def ours(
 def main() -> int:
     """Print the table; return 0 when other judges agree with ours on at least 85 % of the photos, else 1."""
     options = tyro.cli(Options, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
-    model = ModelConfig()
+    device = torch.device("cpu")
     try:
         exemplars, inputs = load_classes(options)
         weights = exemplar_weights(exemplars, options.balance)
-        resolved, alexnet = resolve_weights(model.backbone, model.weights), load_alexnet().arrays
+        network, alexnet = default_network(device), load_alexnet().arrays
         lpips = Lpips("vgg16", load_lpips("vgg16").arrays)
     except DmtError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    network = FeatureNetwork(
-        resolved.arrays, model.backbone, model.taps, precision=model.precision, device=torch.device("cpu")
-    )
     local = options.move.traversal == "local"
     pictures = [to_tensor(rgb) for rgb in at_size(exemplars.rgb, options.size, keep_aspect=local)]
-    stack = ConvStack(ALEXNET_LAYERS, alexnet)
-
-    def probe_features(picture: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return pooled_maps(stack, picture)
-
     judges = {
-        "judge": Other(probe_features, pictures, exemplars, weights),
+        "judge": Other(ProbeFeatures(alexnet, device), pictures, exemplars, weights),
         "VGG conv5_1": Other(vgg_means(network), pictures, exemplars, weights),
         "grey pixels": Other(small_grey, pictures, exemplars, weights),
     }
@@ -215,7 +210,7 @@ def main() -> int:
         signed = replace(probe, arrays=dict(probe.arrays))
         for name in ("judge_coefficients", "judge_intercept"):
             signed.arrays[name] = sign * probe.arrays[name]
-        judge = ProbeJudge(alexnet, signed.arrays, torch.device("cpu"), options.margin)
+        judge = ProbeJudge(alexnet, signed.arrays, device, options.margin)
         attack = Attack(alexnet, probe, options.margin)
         made = {
             "adversarial": [attack(picture, sign) for picture in before],

@@ -26,20 +26,23 @@ import tyro
 from _two_classes import (
     ClassOptions,
     Photos,
-    PictureJudge,
+    PictureFeatures,
     at_size,
     color_difference,
+    decision_values,
+    default_network,
     exemplar_weights,
+    labelled_exemplars,
     load_classes,
     middle_lab,
 )
 
 from dmt_ray.errors import DmtError
 from dmt_ray.method.class_manifold import build_manifold
-from dmt_ray.method.metrics.probe_fit import Probe
+from dmt_ray.method.metrics.probe_fit import Probe, fit_probe
 from dmt_ray.method.networks.feature_network import FeatureNetwork
+from dmt_ray.method.pictures import BATCH, same_shaped
 from dmt_ray.method.settings import (
-    ModelConfig,
     TransformerSettings,
     TransformInversionConfig,
     TransformTraversalConfig,
@@ -47,7 +50,7 @@ from dmt_ray.method.settings import (
 from dmt_ray.method.transformer import Transformer
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.report.contact_sheet import contact_sheet
-from dmt_ray.storage.models.weights import load_lpips, resolve_weights
+from dmt_ray.storage.models.weights import load_lpips
 
 #: What each method sets; the rest are the job's defaults.
 METHODS: dict[str, tuple[TransformTraversalConfig, TransformInversionConfig]] = {
@@ -117,41 +120,24 @@ def transform(
     seconds = 0.0
     for source in np.unique(inputs.label):
         sets = [
-            _labelled(exemplars, label, weights, size, move.traversal == "local") for label in (source, 1 - source)
+            labelled_exemplars(exemplars, label, weights, size, keep_aspect=move.traversal == "local")
+            for label in (source, 1 - source)
         ]
         arrays = build_manifold(network, [*sets, iter(())], len(exemplars.rgb), settings)
         transformer = Transformer(network, arrays, settings, lpips)
         started = time.perf_counter()
-        pictures = {
-            index: transformer.working(inputs.rgb[index]) for index in np.flatnonzero(inputs.label == source).tolist()
-        }
-        for batch in _batches(pictures):
-            stacked = np.stack([pictures[index] for index in batch])
+        chosen = np.flatnonzero(inputs.label == source)
+        pictures = [transformer.working(inputs.rgb[index]) for index in chosen]
+        for batch in same_shaped([picture.shape for picture in pictures], BATCH):
+            stacked = np.stack([pictures[place] for place in batch])
             moved = transformer.traverse(stacked, [ImageIdentity()] * len(batch))
             edits = transformer.reconstruct(stacked, moved, [None] * len(batch))
-            for index, steps in zip(batch, edits, strict=True):
+            for index, steps in zip(chosen[batch], edits, strict=True):
                 for result, edit in zip(results, steps, strict=True):
                     result.rgb[index] = edit.picture
                     result.ssim[index], result.lpips[index] = edit.similarity.ssim, edit.similarity.lpips
         seconds += time.perf_counter() - started
     return [replace(result, seconds=seconds / count / len(strengths)) for result in results]
-
-
-def _labelled(
-    exemplars: Photos, label: int, weights: np.ndarray | None, size: int, keep_aspect: bool
-) -> list[tuple[np.ndarray, ImageIdentity]]:
-    chosen = np.flatnonzero(exemplars.label == label)
-    pictures = at_size([exemplars.rgb[index] for index in chosen], size, keep_aspect=keep_aspect)
-    own = [None] * len(chosen) if weights is None else weights[chosen].tolist()
-    return [(rgb, ImageIdentity(weight=weight)) for rgb, weight in zip(pictures, own, strict=True)]
-
-
-def _batches(pictures: dict[int, np.ndarray]) -> list[list[int]]:
-    """Return batches of at most 8 pictures of one shape."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index, picture in pictures.items():
-        by_shape.setdefault(picture.shape, []).append(index)
-    return [same[begin : begin + 8] for same in by_shape.values() for begin in range(0, len(same), 8)]
 
 
 class Table:
@@ -160,18 +146,18 @@ class Table:
     def __init__(self, options: Options, exemplars: Photos, weights: np.ndarray | None, inputs: Photos) -> None:
         self._options, self._inputs = options, inputs
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._judge = PictureJudge(device)
+        self._features = PictureFeatures(device)
         local = options.move.traversal == "local"
         self.inputs = at_size(inputs.rgb, options.size, keep_aspect=local)
         pictures = at_size(exemplars.rgb, options.size, keep_aspect=local)
-        features = self._judge.features(pictures)
+        features = self._features(pictures)
         groups: list[str | None] = [*exemplars.groups]
-        self.probe = self._judge.fit(features, exemplars.label == 1, groups, weights)
-        self._before = self._judge.features(self.inputs)
-        self.right = (self._judge.score(self.probe, self._before) > 0) == (inputs.label == 1)
+        self.probe = fit_probe(features, exemplars.label == 1, groups, weights)
+        self._before = self._features(self.inputs)
+        self.right = (decision_values(self.probe, self._before) > 0) == (inputs.label == 1)
         self._other: Probe | None = None
         if options.probe is not None:
-            self._other = self._judge.fit(features, exemplars.attributes[options.probe] > 0, groups)
+            self._other = fit_probe(features, exemplars.attributes[options.probe] > 0, groups)
         share = np.ones(len(pictures)) if weights is None else weights
         lab = middle_lab(pictures)
         means = [
@@ -193,8 +179,8 @@ class Table:
     def row(self, name: str, strength: float, moved: Moved) -> tuple[float, float]:
         """Print a row; return the share flipped and the mean SSIM."""
         labels = self._inputs.label
-        after = self._judge.features(moved.rgb)
-        flipped = (self._judge.score(self.probe, after) > 0) != (labels == 1)
+        after = self._features(moved.rgb)
+        flipped = (decision_values(self.probe, after) > 0) != (labels == 1)
         sides = "".join(f"{flipped[self.right & (labels == label)].mean():10.0%}" for label in np.unique(labels))
         share = float(flipped[self.right].mean())
         level = np.mean([rgb.mean() for rgb in moved.rgb])
@@ -216,7 +202,7 @@ class Table:
         if self._other is None or self._options.probe is None:
             return ""
         without = (self._inputs.attributes[self._options.probe] == 0) & (self._inputs.label == 0)
-        seen = [int((self._judge.score(self._other, each) > 0)[without].sum()) for each in (after, self._before)]
+        seen = [int((decision_values(self._other, each) > 0)[without].sum()) for each in (after, self._before)]
         return f"{seen[0]} ({seen[1]}) of {without.sum()}"
 
 
@@ -262,16 +248,14 @@ def main() -> int:
     """Print the table; return 0 when ours meets the aims, else 1."""
     options = tyro.cli(Options, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = ModelConfig()
     try:
         exemplars, inputs = load_classes(options)
         weights = exemplar_weights(exemplars, options.balance)
-        resolved = resolve_weights(model.backbone, model.weights)
+        network = default_network(device)
         table = Table(options, exemplars, weights, inputs)
     except DmtError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    network = FeatureNetwork(resolved.arrays, model.backbone, model.taps, precision=model.precision, device=device)
     accuracy = "unknown" if table.probe.accuracy is None else f"{table.probe.accuracy:.0%}"
     print(
         f"{len(exemplars.rgb)} exemplars ({(exemplars.label == 1).sum()} {options.names[1]}), {len(inputs.rgb)} "

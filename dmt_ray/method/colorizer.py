@@ -21,6 +21,7 @@ from dmt_ray.method.pictures import BATCH, features, resize, to_pixels, to_tenso
 from dmt_ray.method.settings import ColorizerSettings
 from dmt_ray.method.traversal.manifold import Manifold, ManifoldBuilder, as_tensor
 from dmt_ray.method.traversal.paired_patches import PairedPatches
+from dmt_ray.method.traversal.patches import standardised_norms
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.method.traversal.solving import traverse_to_strengths
 
@@ -157,15 +158,11 @@ class Colorizer(StepEditor):
         results = []
         for b in range(len(index)):
             changes = self.local.displacement(index[b : b + 1], weights[b : b + 1], [tap[b : b + 1] for tap in maps])
-            squares = [
-                (change / deviation).square().sum()
-                for change, deviation in zip(changes, self.local.deviations, strict=True)
-            ]
             arrays = {
                 "index": index[b].to(torch.int32).cpu().numpy(),
                 "weight": weights[b].half().cpu().numpy(),
             }
-            norm = float(torch.stack(squares).sum().sqrt())
+            norm = float(standardised_norms(changes, self.local.deviations))
             results.append(Displacement(arrays, [Figures(s, s * norm) for s in self.strengths]))
         return results
 

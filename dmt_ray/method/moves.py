@@ -16,6 +16,7 @@ from dmt_ray.method.displacement import Displacement
 from dmt_ray.method.inversion.starting import log_difference, multiplied
 from dmt_ray.method.traversal.class_patches import ClassPatches
 from dmt_ray.method.traversal.manifold import Manifold
+from dmt_ray.method.traversal.patches import standardised_norms
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,7 @@ class LocalMoves(Moves):
             colors.append(log_difference(*patches.mean_colors(index, weight, patches.grid_of(own))))
         self._changes = [torch.cat(taps) for taps in zip(*changes, strict=True)]
         self._colors = pixel_share * torch.stack(colors)
-        squares = [
-            (change / deviation).square().flatten(1).sum(1)
-            for change, deviation in zip(self._changes, patches.deviations, strict=True)
-        ]
-        self._norms = torch.stack(squares).sum(0).sqrt()
+        self._norms = standardised_norms(self._changes, patches.deviations)
         self._asked = [[figures.strength for figures in each.steps] for each in displacements]
 
     def step(self, number: int) -> Moved:

@@ -27,6 +27,7 @@ from dmt_ray.method.settings import TransformerSettings
 from dmt_ray.method.traversal.class_patches import ClassPatches, PatchSearch
 from dmt_ray.method.traversal.interpolation import beta_to_alpha, interpolate
 from dmt_ray.method.traversal.manifold import Manifold, as_tensor
+from dmt_ray.method.traversal.patches import standardised_norms
 from dmt_ray.method.traversal.selection import ImageIdentity, Selector, spread, sub_gram
 from dmt_ray.method.traversal.shrinkage import shrinkage
 from dmt_ray.method.traversal.solving import Traversal, traverse, traverse_to_strengths
@@ -149,18 +150,15 @@ class Transformer(StepEditor):
         judge = self.judge
         if judge is None:
             raise ValueError("Without a judge nothing tells when a picture is flipped.")
-        values = judge(_PictureBatch(self, pictures, masks).inputs)
+        values = judge(torch.tensor(pictures, device=self.network.device))
 
         def attempt(places: Sequence[int], strengths: Sequence[float]) -> list[Edit]:
-            made: list[Edit] = []
-            for begin in range(0, len(places), BATCH):
-                part = list(places[begin : begin + BATCH])
-                batch = _PictureBatch(self, pictures[part], [masks[place] for place in part])
-                wanted = batch.inputs.new_tensor(strengths[begin : begin + BATCH])
-                step, figures = batch.step_to([displacements[place] for place in part], wanted)
-                initial = step.anchor if step.initial is None else step.initial
-                made += self.edit_step(batch, step, initial, figures, values[part])[1]
-            return made
+            chosen = list(places)
+            batch = _PictureBatch(self, pictures[chosen], [masks[place] for place in chosen])
+            wanted = batch.inputs.new_tensor(strengths)
+            step, figures = batch.step_to([displacements[place] for place in chosen], wanted)
+            initial = step.anchor if step.initial is None else step.initial
+            return self.edit_step(batch, step, initial, figures, values[chosen])[1]
 
         already = (values > judge.margin).tolist()
         return smallest_flips(attempt, already, self.strengths[-1], judge.margin)
@@ -248,8 +246,7 @@ class Transformer(StepEditor):
             taps = [tap[b : b + 1] for tap in maps]
             allowed = torch.from_numpy(self.selector.allowed(identity)[:known])
             index, weight = patches.search(taps, allowed, search)
-            moves = zip(patches.displacement(index, weight, taps), patches.deviations, strict=True)
-            norm = float(sum((move / deviation).square().sum() for move, deviation in moves)) ** 0.5
+            norm = float(standardised_norms(patches.displacement(index, weight, taps), patches.deviations))
             arrays = {"index": index.to(torch.int32).cpu().numpy(), "weight": weight.half().cpu().numpy()}
             results.append(Displacement(arrays, [Figures(s, s * norm) for s in self.strengths]))
         return results

@@ -102,6 +102,14 @@ def mix_patches(bank: Tensor, index: Tensor, weights: Tensor, grid: Grid, shape:
     return from_patches(moved, grid, channels, height // grid[0])
 
 
+def standardised_norms(changes: Sequence[Tensor], deviations: Sequence[Tensor]) -> Tensor:
+    """Return the Euclidean lengths (B,) of changes of features, one (B, C, h, w) per tap, in standardised units."""
+    squares = [
+        (change / deviation).square().flatten(1).sum(1) for change, deviation in zip(changes, deviations, strict=True)
+    ]
+    return torch.stack(squares).sum(0).sqrt()
+
+
 def nearest_patches(
     queries: Tensor,
     descriptors: Tensor,
