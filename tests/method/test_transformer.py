@@ -3,105 +3,38 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from transforming import (
+    INPUTS,
+    MOVES,
+    SIZE,
+    SOURCES,
+    TARGETS,
+    bar_brightness,
+    configure,
+    edits,
+    faces,
+    labelled,
+    make,
+    nearness,
+    small_network,
+    targets,
+    working,
+)
 
 from dmt_ray.errors import ImageError
-from dmt_ray.method import color
 from dmt_ray.method.class_manifold import build_manifold
-from dmt_ray.method.displacement import Displacement, Edit
-from dmt_ray.method.inversion.starting import ChromaHold
+from dmt_ray.method.displacement import Displacement
 from dmt_ray.method.metrics.lpips import Lpips, lpips_shapes
 from dmt_ray.method.networks.feature_network import FeatureNetwork
-from dmt_ray.method.pictures import match_color, upsample_edit, working_rgb
-from dmt_ray.method.settings import TransformerSettings, TransformInversionConfig, TransformTraversalConfig
+from dmt_ray.method.pictures import match_color, upsample_edit
+from dmt_ray.method.settings import TransformInversionConfig, TransformTraversalConfig
 from dmt_ray.method.transformer import HELD_TAPS, Transformer
 from dmt_ray.method.traversal.selection import ImageIdentity, digest
-
-SIZE = 64
-TAPS = ("conv2_1", "conv3_1")
-MOVES = {
-    "dmt": TransformTraversalConfig(strength=(0.5, 1.0)),
-    "dfi": TransformTraversalConfig(method="dfi", strength=(0.5, 1.0)),
-    "beta": TransformTraversalConfig(method="dfi", beta=(0.05, 0.1)),
-    "budget": TransformTraversalConfig(budget_weight=(1e-6, 3e-7)),
-    "unit": TransformTraversalConfig(strength=(1.0,), standardise="unit"),
-    "none": TransformTraversalConfig(strength=(1.0,), standardise="none"),
-    "neighbors": TransformTraversalConfig(strength=(0.5, 1.0), neighbors=4),
-    "local": TransformTraversalConfig(strength=(0.5, 1.0), traversal="local", patch_neighbors=4),
-}
 
 
 @pytest.fixture(scope="module")
 def network(vgg16_arrays: dict[str, np.ndarray]) -> FeatureNetwork:
-    return FeatureNetwork(vgg16_arrays, "vgg16", TAPS, precision="fp32", device=torch.device("cpu"))
-
-
-def configure(move: TransformTraversalConfig | str, **changes: object) -> TransformerSettings:
-    traversal = MOVES[move] if isinstance(move, str) else move
-    settings = TransformerSettings(SIZE, traversal, TransformInversionConfig(iterations=8, tv_weight=1))
-    return dataclasses.replace(settings, **changes)
-
-
-def faces(seed: int, count: int, smile: float) -> np.ndarray:
-    """Make pictures (count, 64, 64, 3) uint8 of one thing, of which those of the other class have a bright bar."""
-    rng = np.random.default_rng(seed)
-    grid = np.linspace(-1, 1, SIZE)
-    made = []
-    for _ in range(count):
-        x, y, width = *rng.uniform(-0.1, 0.1, 2), rng.uniform(0.5, 0.7)
-        blob = np.exp(-(((grid[None] - x) / width) ** 2) - ((grid[:, None] - y) / 0.8) ** 2)
-        bar = np.exp(-((grid[None] / 0.4) ** 2) - ((grid[:, None] - 0.4) / 0.12) ** 2)
-        rgb = np.stack([0.3 + 0.4 * blob + smile * bar, 0.2 + 0.4 * blob, 0.4 - 0.2 * blob + smile * bar], -1)
-        made.append((255 * np.clip(rgb + rng.normal(0, 0.01, rgb.shape), 0, 1)).astype(np.uint8))
-    return np.stack(made)
-
-
-def labelled(pictures: np.ndarray) -> list[tuple[np.ndarray, ImageIdentity]]:
-    return [(rgb, ImageIdentity(digest(rgb.tobytes()))) for rgb in pictures]
-
-
-SOURCES, TARGETS, INPUTS = faces(0, 9, 0.0), faces(1, 8, 0.4), faces(2, 3, 0.0)
-
-
-_MADE: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
-
-
-def make(network: FeatureNetwork, config: TransformerSettings) -> Transformer:
-    kind = (config.traversal.traversal, config.traversal.standardise)
-    if kind not in _MADE:
-        _MADE[kind] = build_manifold(network, [labelled(SOURCES), labelled(TARGETS), []], 17, config)
-        for array in _MADE[kind].values():
-            array.flags.writeable = False  # as the object store hands them out
-    return Transformer(network, _MADE[kind], config)
-
-
-def working(transformer: Transformer, pictures: np.ndarray) -> np.ndarray:
-    return np.stack([transformer.working(rgb) for rgb in pictures])
-
-
-def edits(
-    transformer: Transformer, pictures: np.ndarray, masks: list[np.ndarray | None] | None = None
-) -> list[list[Edit]]:
-    images = working(transformer, pictures)
-    moved = transformer.traverse(images, [ImageIdentity()] * len(images))
-    return transformer.reconstruct(images, moved, masks or [None] * len(images))
-
-
-def targets(transformer: Transformer, images: np.ndarray) -> list[torch.Tensor]:
-    """Return the moved features of the first step."""
-    planes, maps = transformer._maps(images)
-    found = transformer.traverse(images, [ImageIdentity()] * len(images))
-    return transformer.moves(maps, planes, found).step(0).targets
-
-
-def nearness(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / max(np.square(a - b).mean(), 1e-12)))
-
-
-def bar_brightness(planes: np.ndarray) -> float:
-    """Return the edit's mean where the other class has its bar, less its mean elsewhere."""
-    inside = planes[:, 42:47, 24:40]
-    outside = planes[:, :30]
-    return float(inside[[0, 2]].mean() - outside[[0, 2]].mean())
+    return small_network(vgg16_arrays)
 
 
 @pytest.mark.parametrize("move", MOVES)
@@ -214,18 +147,6 @@ def test_an_exemplar_is_never_moved_by_itself_nor_by_its_group(network: FeatureN
     )
     with pytest.raises(ImageError, match="No source exemplar is left"):
         Transformer(network, everybody, config).traverse(images, [ImageIdentity(group="one")])
-
-
-def test_local_traversal_leaves_out_cells_of_the_image_itself(network: FeatureNetwork) -> None:
-    transformer = make(network, configure("local"))
-    assert transformer.patches is not None
-    images = working(transformer, SOURCES[4:5])
-    rows, columns = transformer.patches.grid_of(transformer._maps(images)[1])
-    patches = rows * columns
-    (free,) = transformer.traverse(images, [ImageIdentity()])
-    (barred,) = transformer.traverse(images, [ImageIdentity(digest(SOURCES[4].tobytes()))])
-    assert 4 in free.arrays["index"] // patches
-    assert 4 not in barred.arrays["index"] // patches
 
 
 def test_attributes_choose_the_neighbours(network: FeatureNetwork) -> None:
@@ -400,108 +321,6 @@ def test_pixel_share_begins_at_the_exemplars_own_difference(network: FeatureNetw
                 expected = np.clip(transformer.working(rgb) + shift, 0, 255) - transformer.working(rgb)
                 np.testing.assert_allclose(edit.planes, expected, atol=1e-3)
             assert bar_brightness(whole.planes) > 10
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_local_traversal_begins_at_its_own_patches_pixels(network: FeatureNetwork, share: float) -> None:
-    still = TransformInversionConfig(iterations=0, tv_weight=1, pixel_share=share)
-    transformer = make(network, configure("local", inversion=still))
-    assert transformer.patches is not None
-    images = working(transformer, INPUTS)
-    found = transformer.traverse(images, [ImageIdentity()] * 3)
-    made = transformer.reconstruct(images, found, [None] * 3)
-    pictures = np.concatenate([SOURCES, TARGETS]).astype(np.float64)
-    # One mean colour per patch of 4 x 4 pixels, the match grid of these taps.
-    colors = pictures.reshape(17, 16, 4, 16, 4, 3).mean((2, 4)).reshape(-1, 3)
-    for image, displacement, steps in zip(images, found, made, strict=True):
-        index, weight = displacement.arrays["index"], displacement.arrays["weight"].astype(np.float64)
-        sides = [(colors[index] * np.maximum(sign * weight, 0)[..., None]).sum(1) for sign in (-1, 1)]
-        change = np.log(sides[1] + 16) - np.log(sides[0] + 16)
-        planes = torch.tensor(change.T.reshape(1, 3, 16, 16))
-        whole = torch.nn.functional.interpolate(planes, size=(64, 64), mode="bilinear", align_corners=False)[0]
-        for edit, strength in zip(steps, (0.5, 1.0), strict=True):
-            expected = np.clip((image + 16) * np.exp(share * strength * whole.numpy()) - 16, 0, 255) - image
-            np.testing.assert_allclose(edit.planes, expected, atol=0.5)  # colours are kept in half precision
-        farthest = float(np.abs(steps[-1].planes).max())
-        assert farthest > 3 if share else farthest < 1e-3
-
-
-def test_the_coarse_chroma_of_a_result_is_that_of_its_start(network: FeatureNetwork) -> None:
-    held, free = (
-        make(
-            network,
-            configure("local", inversion=TransformInversionConfig(iterations=8, tv_weight=1, hold_chroma=hold)),
-        )
-        for hold in (8.0, 0.0)
-    )
-    images = working(held, INPUTS)
-    displacements = held.traverse(images, [ImageIdentity()] * 3)
-    planes, maps = held._maps(images)
-    start = held.moves(maps, planes, displacements).step(1).start
-    coarse = ChromaHold(start, 4.0)  # of 64 pixels, as 8 is of 128
-
-    def strayed(transformer: Transformer) -> tuple[float, float]:
-        made = transformer.reconstruct(images, displacements, [None] * 3)
-        results = torch.stack([planes[b] + torch.tensor(edit[1].planes) for b, edit in enumerate(made)])
-        moved = coarse(results, torch.arange(3)) - results
-        return float(color.chroma(moved).abs().mean()), float(color.luma(results - start).abs().mean())
-
-    (chroma_held, luma_held), (chroma_free, _) = strayed(held), strayed(free)
-    assert chroma_held < 0.3 * chroma_free
-    assert luma_held > 0.1
-
-
-def test_local_pictures_keep_their_aspect_ratio_among_exemplars_of_other_shapes(network: FeatureNetwork) -> None:
-    config = configure("local")
-    wide = [np.ascontiguousarray(np.tile(rgb, (1, 2, 1))[8:56]) for rgb in SOURCES]
-    sets = [
-        [(working_rgb(rgb, SIZE, keep_aspect=True), ImageIdentity()) for rgb in pictures]
-        for pictures in ([*SOURCES, *wide], [*TARGETS, *(rgb.transpose(1, 0, 2) for rgb in wide)])
-    ]
-    transformer = Transformer(network, build_manifold(network, [*sets, []], 40, config), config)
-    (high,) = working(transformer, [wide[0].transpose(1, 0, 2)])
-    assert high.shape == (3, 80, 32)
-    ((half, whole),) = edits(transformer, [wide[0]])
-    assert whole.picture.shape == (32, 80, 3)
-    assert half.figures.displacement_norm == pytest.approx(whole.figures.displacement_norm / 2)
-    assert transformer.assemble(wide[0], whole, None).shape == wide[0].shape
-
-
-def test_patches_of_exemplars_without_weight_move_nothing(network: FeatureNetwork) -> None:
-    config = configure("local")
-    weights = np.ones(9)
-    weights[4] = 0
-    sets = [
-        [(rgb, ImageIdentity(weight=weight)) for rgb, weight in zip(SOURCES, weights, strict=True)],
-        [(rgb, ImageIdentity(weight=1.0)) for rgb in TARGETS],
-    ]
-    weighted = Transformer(network, build_manifold(network, [*sets, []], 17, config), config)
-    images = working(weighted, SOURCES[4:5])
-    (free,) = make(network, config).traverse(images, [ImageIdentity()])
-    (found,) = weighted.traverse(images, [ImageIdentity()])
-    patches = len(found.arrays["index"])
-    assert 4 in free.arrays["index"] // patches
-    assert 4 not in found.arrays["index"] // patches
-
-
-@pytest.mark.parametrize("move", ["dmt", "local"])
-def test_a_strength_between_two_steps_lies_between_them(network: FeatureNetwork, move: str) -> None:
-    transformer = make(network, configure(move))  # to 0.5 and 1
-    images = working(transformer, INPUTS)
-    planes, maps = transformer._maps(images)
-    moves = transformer.moves(maps, planes, transformer.traverse(images, [ImageIdentity()] * 3))
-    steps = [moves.step(0), moves.step(1)]
-    same = moves.strengths(torch.tensor([0.5, 1.0, 0.75]))
-    still = moves.strengths(torch.zeros(3))
-    for k, tap in enumerate(same.targets):
-        torch.testing.assert_close(tap[0], steps[0].targets[k][0], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(tap[1], steps[1].targets[k][1], rtol=1e-4, atol=1e-4)
-        middle = (steps[0].targets[k][2] + steps[1].targets[k][2]) / 2
-        torch.testing.assert_close(tap[2], middle, rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(still.targets[k], maps[k], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(still.start, planes)
-    assert float(steps[0].norms[2]) < float(same.norms[2]) < float(steps[1].norms[2])
-    assert not still.norms.any()
 
 
 def test_a_wide_kernel_keeps_the_image_and_a_narrow_one_gives_it_up(network: FeatureNetwork) -> None:
