@@ -7,7 +7,7 @@ step and by freezing the variables that rest on a bound (Bertsekas 1982, project
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,14 +54,25 @@ class _State:
     rho: Tensor  # (history, R); 0 marks an empty or skipped pair
     fresh: Tensor  # (R,) bool: no accepted pair yet, so the next step is scaled by the gradient
 
-    def keep(self, mask: Tensor) -> None:
-        """Drop the rows outside ``mask``."""
-        if bool(mask.all()):
+    def keep(self, kept: Sequence[bool]) -> None:
+        """Drop the rows that are not kept."""
+        if all(kept):
             return
+        index = _places(kept, self.rows)
         for name in ("rows", "x", "value", "gradient", "fresh"):
-            setattr(self, name, getattr(self, name)[mask])
+            setattr(self, name, getattr(self, name)[index])
         for name in ("steps", "changes", "rho"):
-            setattr(self, name, getattr(self, name)[:, mask])
+            setattr(self, name, getattr(self, name)[:, index])
+
+    def forget(self, mask: Tensor) -> None:
+        """Empty the memory of the rows in ``mask`` (R,)."""
+        self.rho = torch.where(mask[None], torch.zeros_like(self.rho), self.rho)
+        self.fresh = self.fresh | mask
+
+
+def _places(mask: Sequence[bool], like: Tensor) -> Tensor:
+    """Return where ``mask`` is true, as an index on the device of ``like``; nothing is read back from there."""
+    return torch.tensor([place for place, true in enumerate(mask) if true], dtype=torch.long, device=like.device)
 
 
 def _direction(state: _State, free: Tensor, precondition: Precondition | None) -> Tensor:
@@ -101,42 +112,81 @@ def _remember(state: _State, step: Tensor, change: Tensor, history: int) -> None
     state.fresh = state.fresh & ~good
 
 
+@dataclass
+class _Box:
+    """The bounds of the variables, and when a row is done."""
+
+    lower: Tensor
+    upper: Tensor
+    tolerance: float
+    gradient_tolerance: float
+
+    def free(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """Return which variables (R, n) do not rest on a bound that the gradient pushes them against."""
+        return ~(((x <= self.lower) & (gradient > 0)) | ((x >= self.upper) & (gradient < 0)))
+
+    def unfinished(self, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        """Return which rows (R,) have a finite value and a projected gradient that is not all but zero."""
+        largest = torch.where(self.free(x, gradient), gradient, 0).abs().amax(1)
+        return (largest > self.gradient_tolerance) & torch.isfinite(value)
+
+    def worth(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return which rows (R,) have fallen by more than the tolerance between two values."""
+        scale = torch.maximum(before.abs(), after.abs()).clamp_min(1e-38)
+        return before - after > self.tolerance * scale
+
+
 def _line_search(
-    objective: Objective,
-    state: _State,
-    direction: Tensor,
-    lower: Tensor,
-    upper: Tensor,
-    first_step: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    objective: Objective, state: _State, direction: Tensor, box: _Box, first_step: float
+) -> tuple[Tensor, Tensor, Tensor, list[bool], list[bool]]:
     """Backtrack each row along its projected path until Armijo's condition holds.
 
-    Returns the new x, value, gradient and the mask of the rows that found a step.
+    Each trial is read back from the device once: which rows are done is decided there, the rest on the host.
+
+    Returns the new x, value, gradient, which rows found a step, and which of these shall take another one.
     """
     slope = (state.gradient * direction).sum(1)
     norm = direction.square().sum(1).sqrt().clamp_min(1e-38)
     length = torch.where(state.fresh, first_step / norm, torch.ones_like(slope))
-    x, value, gradient = state.x.clone(), state.value.clone(), state.gradient.clone()
-    found = torch.zeros_like(state.fresh)
-    waiting = (slope < 0) & torch.isfinite(slope)
+    downhill = (slope < 0) & torch.isfinite(slope)
+    count = len(slope)
+    x, value, gradient = state.x, state.value, state.gradient
+    found, goes_on = [False] * count, [False] * count
+    waiting = list(range(count))
+    index: Tensor | None = None  # of the waiting rows; None for all of them
     for _ in range(_MAX_BACKTRACKS):
-        index = waiting.nonzero().squeeze(1)
-        if index.numel() == 0:
-            break
-        trial = torch.clamp(state.x[index] + length[index, None] * direction[index], lower, upper)
-        trial_value, trial_gradient = objective(trial, state.rows[index])
-        moved = ((trial - state.x[index]) * state.gradient[index]).sum(1)
-        accepted = (trial_value <= state.value[index] + _ARMIJO * moved) & (moved < 0)
-        done = index[accepted]
-        x[done], value[done], gradient[done] = trial[accepted], trial_value[accepted], trial_gradient[accepted]
-        found[done] = True
-        waiting[done] = False
+        begin, old, slopes, rows, way, far, down = (
+            each if index is None else each[index]
+            for each in (state.x, state.value, state.gradient, state.rows, direction, length, downhill)
+        )
+        trial = torch.clamp(begin + far[:, None] * way, box.lower, box.upper)
+        trial_value, trial_gradient = objective(trial, rows)
+        moved = ((trial - begin) * slopes).sum(1)
+        accepted = (trial_value <= old + _ARMIJO * moved) & (moved < 0) & down
+        more = box.worth(old, trial_value) & box.unfinished(trial, trial_value, trial_gradient)
+        done, again, can_wait = torch.stack([accepted, more, down]).tolist()
+        if index is None and all(done):
+            x, value, gradient = trial, trial_value, trial_gradient
+        else:
+            here = _places([True] * count, slope) if index is None else index
+            taken = accepted[:, None]
+            x = x.index_copy(0, here, torch.where(taken, trial, begin))
+            gradient = gradient.index_copy(0, here, torch.where(taken, trial_gradient, slopes))
+            value = value.index_copy(0, here, torch.where(accepted, trial_value, old))
+        for place, row in enumerate(waiting):
+            found[row], goes_on[row] = done[place], done[place] and again[place]
         # Quadratic interpolation, kept within a tenth and a half of the step before (Nocedal & Wright, 3.57).
-        rise = trial_value - state.value[index] - moved
+        left = [not done[place] and can_wait[place] for place in range(len(waiting))]
+        waiting = [row for row, true in zip(waiting, left, strict=True) if true]
+        if not waiting:
+            break
+        rise = trial_value - old - moved
         guess = torch.where(rise > 0, -moved / (2 * rise.clamp_min(1e-38)), torch.full_like(rise, 0.5))
         guess = torch.nan_to_num(guess, nan=0.1, posinf=0.5, neginf=0.1)
-        length[index] = length[index] * guess.clamp(0.1, 0.5)
-    return x, value, gradient, found
+        shorter = far * guess.clamp(0.1, 0.5)
+        length = shorter if index is None else length.index_copy(0, index, shorter)
+        index = torch.tensor(waiting, dtype=torch.long, device=slope.device)
+    return x, value, gradient, found, goes_on
 
 
 def minimise(
@@ -166,6 +216,7 @@ def minimise(
         precondition: stands in for the identity that the quasi-Newton memory starts from.
     """
     lower, upper = (torch.as_tensor(bound, dtype=start.dtype, device=start.device) for bound in (lower, upper))
+    box = _Box(lower, upper, tolerance, gradient_tolerance)
     x = torch.clamp(start.detach(), lower, upper)
     batch, n = x.shape
     rows = torch.arange(batch, device=x.device)
@@ -174,33 +225,28 @@ def minimise(
     counts = torch.zeros(batch, dtype=torch.long, device=x.device)
     empty = x.new_zeros((0, batch, n))
     state = _State(rows, x, value, gradient, empty, empty, x.new_zeros((0, batch)), rows >= 0)
+    kept: list[bool] = box.unfinished(x, value, gradient).tolist() if iterations else []
     for _ in range(iterations):
-        at_lower, at_upper = state.x <= lower, state.x >= upper
-        free = ~((at_lower & (state.gradient > 0)) | (at_upper & (state.gradient < 0)))
-        largest = torch.where(free, state.gradient, 0).abs().amax(1)
-        unfinished = (largest > gradient_tolerance) & torch.isfinite(state.value)
-        state.keep(unfinished)
+        state.keep(kept)
         if state.rows.numel() == 0:
             break
-        free = free[unfinished]
+        free = box.free(state.x, state.gradient)
         direction = _direction(state, free, precondition)
+        # Where rounding has spoilt the memory of a row: steepest descent, memory forgotten.
         uphill = (direction * state.gradient).sum(1) >= 0
-        if bool(uphill.any()):  # rounding spoilt the memory of a row: steepest descent, memory forgotten
-            direction = torch.where(uphill[:, None] & free, -state.gradient, direction)
-            state.rho = torch.where(uphill[None], torch.zeros_like(state.rho), state.rho)
-            state.fresh = state.fresh | uphill
-        x, value, gradient, found = _line_search(objective, state, direction, lower, upper, first_step)
-        fall = state.value - value
-        scale = torch.maximum(state.value.abs(), value.abs()).clamp_min(1e-38)
+        direction = torch.where(uphill[:, None] & free, -state.gradient, direction)
+        state.forget(uphill)
+        x, value, gradient, found, kept = _line_search(objective, state, direction, box, first_step)
         _remember(state, x - state.x, gradient - state.gradient, history)
-        # A row without a step gets one more try from a forgotten memory, then ends.
-        retry = ~found & ~state.fresh
-        state.rho = torch.where(retry[None], torch.zeros_like(state.rho), state.rho)
-        state.fresh = state.fresh | retry
         state.x, state.value, state.gradient = x, value, gradient
         best[state.rows], best_value[state.rows] = x, value
-        counts[state.rows] += found
-        state.keep((found & (fall > tolerance * scale)) | retry)
-        if state.rows.numel() == 0:
-            break
+        if all(found):
+            counts[state.rows] += 1
+            continue
+        # A row without a step gets one more try from a forgotten memory, then ends.
+        stepped = torch.tensor(found, device=x.device)
+        counts[state.rows] += stepped
+        retry = ~stepped & ~state.fresh
+        state.forget(retry)
+        kept = [more or again for more, again in zip(kept, retry.tolist(), strict=True)]
     return Minimum(best, value_start, best_value, counts)

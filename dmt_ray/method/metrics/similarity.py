@@ -42,7 +42,7 @@ class SimilarityMeter:
         nearness, similarity = psnr(results, inputs).tolist(), ssim(results, inputs).tolist()
         distances: list[float | None] = [None] * len(results)
         if self._lpips is not None:
-            with torch.inference_mode():  # one pair at a time: a pair of 1024 px takes 1.9 GB
+            with torch.no_grad():  # one pair at a time: a pair of 1024 px takes 1.9 GB
                 distances = [
                     float(self._lpips(results[b : b + 1] / 255, inputs[b : b + 1] / 255)) for b in range(len(results))
                 ]
