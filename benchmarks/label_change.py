@@ -54,7 +54,7 @@ from dmt_ray.storage.models.weights import load_alexnet, load_lpips
 
 #: Weights of the perturbation's squared length, per pixel in 8-bit units, from the largest.
 _LADDER = tuple(10.0**power for power in range(-1, -8, -1))
-_STEPS = 60
+_STEPS = 30
 
 #: Features (N, D) of pictures (1, 3, H, W) in 0..255.
 Features = Callable[[Tensor], Tensor]
@@ -126,12 +126,16 @@ class Attack:
 
     def __call__(self, picture: Tensor, sign: int) -> Tensor:
         """Return a picture (3, H, W) in whole 8-bit units that the probe calls +1 or -1, by the margin if it can."""
-        best = picture
-        for weight in _LADDER:
-            best = self._at(picture, sign, weight).round()
+        # What succeeds at a weight succeeds at the smaller ones: bisect the ladder.
+        best, low, high = picture, 0, len(_LADDER)
+        while low < high:
+            middle = (low + high) // 2
+            made = self._at(picture, sign, _LADDER[middle]).round()
             with torch.no_grad():
-                if float(sign * self._values(best[None])) > self._margin:
-                    break
+                fooled = float(sign * self._values(made[None])) > self._margin
+            if fooled or middle == len(_LADDER) - 1:
+                best = made
+            low, high = (low, middle) if fooled else (middle + 1, high)
         return best
 
     def _at(self, picture: Tensor, sign: int, weight: float) -> Tensor:
