@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # A folder of colour photos for the benchmarks; names like person_0001.jpg are split by person.
 DATA ?=
+# Test files run side by side, each in one process: most of a test on Ray is waiting.
+TEST_JOBS ?= 2
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -28,7 +30,7 @@ demo: $(VENV)/.demo-installed ## Colorize a few real photos on a local Ray and d
 
 test: $(VENV)/.dev-installed ## Run the default test suite
 	$(VENV)/bin/dmt-ray weights
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(TEST_JOBS) --dist loadfile
 
 chaos: $(VENV)/.dev-installed ## Kill drivers, actors and nodes, fill disks, damage files, and look at what is left
 	$(RUN) -m pytest -m chaos

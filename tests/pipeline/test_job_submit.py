@@ -99,7 +99,15 @@ def test_a_submitted_job_does_the_same_and_tells_its_exit_code(cluster, photos, 
     def submit(name, *more):
         command = [RAY, "job", "submit", "--address", address, "--working-dir", ROOT, "--submission-id", name]
         command += ["--", "python", "jobs/colorize_dataset.py", *options, *more]
-        return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=240, env=env, cwd=ROOT)
+        deadline = time.monotonic() + 120
+        while True:
+            ended = subprocess.run(
+                [*map(str, command)], capture_output=True, text=True, timeout=240, env=env, cwd=ROOT
+            )
+            starting = "No available agent" in ended.stdout + ended.stderr  # the dashboard answers before its agents
+            if not starting or time.monotonic() > deadline:
+                return ended
+            time.sleep(2)
 
     good = submit("good", "--max-error-rate", 0.5)
     assert good.returncode == 0, good.stdout + good.stderr
