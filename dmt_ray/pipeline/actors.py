@@ -109,9 +109,9 @@ class ShardActor:
         return None if place is None else saved_displacements(place, shard)
 
     def traverse(self, shard: Shard, items: Sequence[InputItem]) -> pa.Table:
-        """Read and move some images of a shard. A photo that failed before may have been mended since."""
-        retried = shard.number in self.shared.retry
-        return self.processor.traverse(items, self.saved(shard), accept_changed=retried)
+        """Read and move some images of a shard. Who retries has mended photos, in shards not yet begun too."""
+        retrying = self.shared.config.run.retry_failed
+        return self.processor.traverse(items, self.saved(shard), accept_changed=retrying)
 
     def begin(self, stage: str, shard: int) -> int:
         """Ask to begin a stage of a shard; return the number of this try, or 0: no. Without an answer it is 1."""
