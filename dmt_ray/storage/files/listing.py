@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 
 from dmt_ray.storage.errors import StorageError
 from dmt_ray.storage.files import local, remote
 from dmt_ray.storage.files.guarding import guard
-from dmt_ray.storage.files.uris import MAGIC, is_local, local_path
+from dmt_ray.storage.files.uris import MAGIC, escaped, is_local, local_path, with_braces_expanded
+from dmt_ray.storage.masking import masked
+from dmt_ray.storage.threads import reading_threads
+
+#: So many names of a pattern with braces are looked up side by side.
+_AT_ONCE = 16
 
 
 def identity(uri: str) -> str | None:
@@ -34,23 +40,20 @@ def list_files(uri: str, suffixes: Collection[str] | None = None) -> list[str]:
     """List the files of one place, sorted.
 
     Parameters:
-        uri: a file, a folder (searched to any depth) or a glob (folders that it matches are searched too). A name
-            with glob characters that exists as it stands is that file or folder.
+        uri: a file, a folder (searched to any depth) or a glob (folders that it matches are searched too). Braces
+            stand for several of these: ``{000..219}.tar``, ``{a,b}/*.jpg``. A name with such characters that exists
+            as it stands is that file or folder.
         suffixes: keep only names that end so, whatever their case, such as ``{".jpg"}``. None keeps all. A single
             file named outright is kept whatever its suffix.
 
     Returns:
-        Full URIs. Empty when nothing is there, hidden names left out.
+        Full URIs. Empty when nothing is there, hidden names left out. Local names that are not UTF-8 come escaped.
 
     Raises:
-        StorageError: the place exists but cannot be listed.
+        StorageError: the place exists but cannot be listed, or a name that braces stand for does not exist.
         SettingsError: the URI's scheme is unknown or its driver is not installed.
     """
-    if is_local(uri):
-        named, found = guard(uri, lambda: local.find(local_path(uri)))
-        return _selected(named, found, suffixes)
-    named, entries = remote.find(uri)
-    return _selected(named, entries, suffixes)
+    return [file for file, _ in _listed(uri, suffixes, identified=False)]
 
 
 def list_identified(uri: str, suffixes: Collection[str] | None = None) -> list[tuple[str, str | None]]:
@@ -61,25 +64,24 @@ def list_identified(uri: str, suffixes: Collection[str] | None = None) -> list[t
         server's never does).
 
     Raises:
-        StorageError: the place exists but cannot be listed.
+        StorageError: the place exists but cannot be listed, or a name that braces stand for does not exist.
         SettingsError: the URI's scheme is unknown or its driver is not installed.
     """
-    if is_local(uri):
-        return [(file, identity(file)) for file in list_files(uri, suffixes)]
-    named, entries = remote.find(uri)
-    return [(file, entries[file]) for file in _selected(named, entries, suffixes)]
+    return _listed(uri, suffixes, identified=True)
 
 
 def listing_root(uri: str) -> str:
     """Return the folder that the results of ``list_files(uri)`` lie in: themselves minus it are relative paths.
 
-    The folder itself, a file's folder, or a glob's longest part without glob characters.
+    The folder itself, a file's folder, or a glob's longest part without glob characters and braces.
     """
+    if _alternatives(uri) != [uri]:
+        return listing_root(uri.partition("{")[0] + "*")
     if is_local(uri):
         path = local_path(uri)
         if guard(uri, path.is_dir):
-            return str(path)
-        return str(path.parent) if path.exists() else str(local.split_glob(path)[0])
+            return escaped(str(path))
+        return escaped(str(path.parent if path.exists() else local.split_glob(path)[0]))
     fs, path_in_store, prefix = remote.locate(uri)
     known = guard(uri, lambda: remote.info(fs, path_in_store))
     if known is not None and known["type"] == "directory":
@@ -101,7 +103,7 @@ def list_names(folder_uri: str) -> set[str]:
         if isinstance(error.__cause__, FileNotFoundError):
             return set()
         raise
-    return {name for name in names if name and not name.startswith(".")}
+    return {escaped(name) for name in names if name and not name.startswith(".")}
 
 
 def exists(uri: str) -> bool:
@@ -126,6 +128,35 @@ def _names(folder_uri: str) -> list[str]:
         if known is not None and known["type"] == "file":
             raise StorageError(folder_uri, "is a file, not a folder")
     return [entry.rstrip("/").rpartition("/")[2] for entry in entries if entry.rstrip("/") != path.rstrip("/")]
+
+
+def _listed(uri: str, suffixes: Collection[str] | None, *, identified: bool) -> list[tuple[str, str | None]]:
+    """Return the files of one place in order, with their identities where they are asked for."""
+    names = _alternatives(uri)
+    if names == [uri]:
+        return _find(uri, suffixes, identified)
+    with reading_threads(_AT_ONCE) as pool:
+        found = list(pool.map(functools.partial(_find, suffixes=suffixes, identified=identified), names))
+    missing = [name for name, files in zip(names, found, strict=True) if not files and not MAGIC.search(name)]
+    if missing:
+        raise StorageError(
+            uri, f"{len(missing)} of its {len(names)} names do not exist; the first: {masked(missing[0])}"
+        )
+    return sorted({file: known for files in found for file, known in files}.items())
+
+
+def _alternatives(uri: str) -> list[str]:
+    """Return the names that braces stand for; the URI alone where there are none, or a file has them in its name."""
+    names = with_braces_expanded(uri)
+    return [uri] if names == [uri] or exists(uri) else names
+
+
+def _find(uri: str, suffixes: Collection[str] | None, identified: bool) -> list[tuple[str, str | None]]:
+    if is_local(uri):
+        named, found = guard(uri, lambda: local.find(local_path(uri)))
+        return [(file, identity(file) if identified else None) for file in _selected(named, found, suffixes)]
+    named, entries = remote.find(uri)
+    return [(file, entries[file]) for file in _selected(named, entries, suffixes)]
 
 
 def _selected(named: str | None, found: Collection[str], suffixes: Collection[str] | None) -> list[str]:

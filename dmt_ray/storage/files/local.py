@@ -11,12 +11,12 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dmt_ray.storage.errors import StorageError
 from dmt_ray.storage.files.guarding import reason_of
-from dmt_ray.storage.files.uris import MAGIC
+from dmt_ray.storage.files.uris import MAGIC, escaped
 
 logger = logging.getLogger(__name__)
 
@@ -41,39 +41,96 @@ def identity(path: Path) -> str | None:
 
 
 def find(path: Path) -> tuple[str | None, set[str]]:
-    """Return the one file that a path names, or else all files in the folder or of the glob that it is."""
+    """Return the one file that a path names, or else all files in the folder or of the glob that it is.
+
+    Names that are not UTF-8 come escaped, see ``uris.escaped``.
+
+    Raises:
+        StorageError: two names are the same once they are escaped, or a folder cannot be searched.
+    """
     if path.is_file():
-        return str(path), set()
+        return escaped(str(path)), set()
     if path.is_dir():
-        return None, set(_walk(path))
+        return None, _escaped(_walk(str(path)))
     if not MAGIC.search(str(path)):
         return None, set()
     root, pattern = split_glob(path)
     found: set[str] = set()
-    for name in glob.iglob(pattern, root_dir=root, recursive=True):  # noqa: PTH207 (Path.glob finds hidden names)
-        match = root / name
-        if match.is_dir():
-            found.update(_walk(match) if "**" not in pattern else ())
-        else:
-            found.add(str(match))
-    return None, found
+    for match in _matches(str(root), pattern):
+        if not os.path.isdir(match):  # noqa: PTH112 (a million of them)
+            found.add(match)
+        elif "**" not in pattern:
+            found.update(_walk(match))
+    return None, _escaped(found)
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """Yield the files of a folder to any depth; links are followed, but no folder is searched twice."""
+def _matches(root: str, pattern: str) -> Iterator[str]:
+    """Yield what matches a pattern in a folder; ``**`` means any folders inside of it, and no hidden ones."""
+    head, deep, rest = _at_deep(pattern)
+    if not deep:
+        # Path.glob would find hidden names.
+        for name in glob.iglob(pattern, root_dir=root):  # noqa: PTH207
+            yield os.path.join(root, name)  # noqa: PTH118
+        return
+    for base in _matches(root, head) if head else [root]:
+        for folder, names in _folders(base) if os.path.isdir(base) else ():  # noqa: PTH112
+            yield from _matches(folder, rest) if rest else names
 
-    def fail(error: OSError) -> None:
-        raise StorageError(str(error.filename or folder), reason_of(error)) from error
 
-    seen = set()
-    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(parent, name) for name in names if not name.startswith("."))  # noqa: PTH118
+def _at_deep(pattern: str) -> tuple[str, bool, str]:
+    """Split a pattern at its first part that is ``**``, and tell whether it has one."""
+    parts = pattern.split("/")
+    if "**" not in parts:
+        return pattern, False, ""
+    index = parts.index("**")
+    return "/".join(parts[:index]), True, "/".join(parts[index + 1 :])
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Yield the files of a folder to any depth, as ``_folders`` does."""
+    for _, names in _folders(folder):
+        yield from names
+
+
+def _folders(folder: str, above: frozenset[str] = frozenset()) -> Iterator[tuple[str, list[str]]]:
+    """Yield a folder and those in it to any depth, each with its files; hidden names are left out.
+
+    Links are followed, also two to the same folder; only one to a folder that it lies in itself is not.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            seen = sorted((each.name, each.path, _is_folder(each)) for each in entries if each.name[0] != ".")
+    except OSError as error:
+        raise StorageError(escaped(str(error.filename or folder)), reason_of(error)) from error
+    yield folder, [path for _, path, is_folder in seen if not is_folder]
+    for _, path, is_folder in seen:
+        if is_folder:
+            yield from _folders(path, above | {real})
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell a folder, or a link to one, from anything else, such as a link to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _escaped(paths: Iterable[str]) -> set[str]:
+    """Return paths with their names escaped.
+
+    Raises:
+        StorageError: two of them are the same then.
+    """
+    by_name: dict[str, str] = {}
+    for path in paths:
+        name = escaped(path)
+        if by_name.setdefault(name, path) != path:
+            raise StorageError(name, "two files have this name once it is written as UTF-8; rename one of them")
+    return set(by_name)
 
 
 def split_glob(path: Path) -> tuple[Path, str]:

@@ -187,7 +187,49 @@ def test_links_are_followed_but_never_in_circles(tmp_path):
     fill(str(tmp_path / "in"), "b.jpg")
     (tmp_path / "in/link").symlink_to(tmp_path / "real")
     (tmp_path / "in/loop").symlink_to(tmp_path / "in")
-    assert names_of(files.list_files(str(tmp_path / "in"), None), str(tmp_path / "in")) == ["b.jpg", "link/a.jpg"]
+    place = str(tmp_path / "in")
+    assert names_of(files.list_files(place, None), place) == ["b.jpg", "link/a.jpg"]
+    assert names_of(files.list_files(f"{place}/**/*.jpg", None), place) == ["b.jpg", "link/a.jpg"]
+    (tmp_path / "in/again").symlink_to(tmp_path / "real")
+    (tmp_path / "in/itself").symlink_to(tmp_path / "in/itself")
+    expected = ["again/a.jpg", "b.jpg", "itself", "link/a.jpg"]  # a link to nothing is there, and cannot be read
+    assert names_of(files.list_files(place, None), place) == expected
+    assert names_of(files.list_files(f"{place}/**", None), place) == expected
+    assert names_of(files.list_files(f"{place}/**/li*/**/*.jpg", None), place) == ["link/a.jpg"]
+
+
+def test_names_that_are_not_utf_8_are_escaped_and_can_be_read(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xe4rger")
+    folder.mkdir()
+    (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"1")
+    (folder / "caf\u00e9.jpg").write_bytes(b"2")
+    (folder / r"real \xe9.jpg").write_bytes(b"3")
+    escaped = rf"{tmp_path}/\xe4rger"
+    expected = [rf"{escaped}/caf\xe9.jpg", f"{escaped}/caf\u00e9.jpg", rf"{escaped}/real \xe9.jpg"]
+    for form in (str(folder), escaped, f"{tmp_path}/**/*.jpg", f"{escaped}/*"):
+        assert files.list_files(form, {".jpg"}) == expected, form
+    assert [files.read_bytes(file) for file in expected] == [b"1", b"2", b"3"]
+    assert None not in [identity for _, identity in files.list_identified(escaped)]
+    assert files.listing_root(str(folder)) == escaped
+    assert files.absolute(str(folder)) == escaped
+    assert files.list_names(escaped) == {name.rpartition("/")[2] for name in expected}
+    (folder / r"caf\xe9.jpg").write_bytes(b"4")
+    with pytest.raises(StorageError, match="two files have this name"):
+        files.list_files(escaped)
+
+
+def test_braces_stand_for_several_names(folder):
+    fill(folder, *(f"{number:03}.tar" for number in range(12)), "a/1.jpg", "b/2.png", "{x,y}.jpg", "y.jpg")
+    assert names_of(files.list_files(join(folder, "{002..010..4}.tar")), folder) == ["002.tar", "006.tar", "010.tar"]
+    photos = join(folder, "{a,b}/*.{jpg,jpeg,png}")
+    assert names_of(files.list_files(photos), folder) == ["a/1.jpg", "b/2.png"]
+    assert files.listing_root(photos) == folder
+    assert names_of(files.list_files(join(folder, "{b,b,a}")), folder) == ["a/1.jpg", "b/2.png"]
+    assert names_of(files.list_files(join(folder, "{x,y}.jpg")), folder) == ["{x,y}.jpg"]  # as it stands
+    with pytest.raises(StorageError, match=r"2 of its 4 names do not exist; the first: \S+/012\.tar"):
+        files.list_files(join(folder, "{010..013}.tar"))
+    with pytest.raises(SettingsError, match="more than 1000000 names"):
+        files.list_files(join(folder, "{1..2000000}.tar"))
 
 
 def test_join_and_resolve():
