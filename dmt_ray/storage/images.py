@@ -29,6 +29,12 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 
+
+def image_suffixes() -> frozenset[str]:
+    """Return the file name suffixes (lower case) of images that can be read here."""
+    return IMAGE_SUFFIXES
+
+
 _FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000"]  # MPO is opened as JPEG
 if features.check("avif"):
     _FORMATS.append("AVIF")

@@ -101,4 +101,4 @@ def _refuse_duplicates(found: list[str], limit: int | None) -> None:
         first[entry] = (file, number)
 
 
-LISTS = InputFormat("lists", LIST_SUFFIXES, list_named, only_named=True)
+LISTS = InputFormat("list", LIST_SUFFIXES, list_named, only_named=True)
