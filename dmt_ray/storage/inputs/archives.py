@@ -299,7 +299,7 @@ def _scan(file: str) -> _Contents:
 
 
 def _samples(archive: tarfile.TarFile, contents: _Contents, stop: int | None = None) -> Iterator[_Sample]:
-    """Yield each plain file of an archive as a sample of one member; what else there is, is counted in ``contents``."""
+    """Yield each plain file of an archive as a sample of one member; count what else there is in ``contents``."""
     while (member := archive.next()) is not None and (stop is None or member.offset < stop):
         archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
         if not member.isreg() or member.issparse():

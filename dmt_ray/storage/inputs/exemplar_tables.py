@@ -15,7 +15,7 @@ from dmt_ray.errors import SettingsError
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.columns import described
 from dmt_ray.storage.inputs.formats import OptionNames
-from dmt_ray.storage.inputs.listing import LISTING_SCHEMA, InputItem, Listing, items_of
+from dmt_ray.storage.inputs.listing import LISTING_SCHEMA, InputItem, items_of
 from dmt_ray.storage.inputs.registry import open_listing
 from dmt_ray.storage.inputs.table_filter import load_columns, matching_rows
 

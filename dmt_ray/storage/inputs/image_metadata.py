@@ -1,6 +1,6 @@
 """What a metadata table says of the images beside it, as Hugging Face's ImageFolder has it.
 
-``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` with a column ``file_name``, relative to the table's folder.
+``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet``, whose column ``file_name`` starts at the table's folder.
 """
 
 from __future__ import annotations

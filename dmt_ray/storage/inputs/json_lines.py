@@ -18,7 +18,7 @@ def read_schema(source: BinaryIO) -> pa.Schema:
     Texts that look like dates are text. A column whose objects are all empty is left out: no table could hold it.
 
     Raises:
-        pyarrow.ArrowException: a line is no JSON object, or a column has values of types that cannot be brought together.
+        pyarrow.ArrowException: a line is no JSON object, or a column has values of types that do not go together.
     """
     schema: pa.Schema = pa.schema([])
     for block in _blocks(source):

@@ -55,7 +55,7 @@ class Listing:
     """URIs of the table files whose rows, in order, the images are; empty where they are no tables."""
     kind: str = ""
     """Name of the input format."""
-    passed_over: PassedOver = PassedOver()
+    passed_over: PassedOver = field(default_factory=PassedOver)
     """What the place holds besides."""
 
     def __iter__(self) -> Iterator[InputItem]:

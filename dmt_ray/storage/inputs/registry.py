@@ -25,7 +25,7 @@ from dmt_ray.storage.inputs.run_outputs import files_of_outputs
 from dmt_ray.storage.inputs.selecting import select
 from dmt_ray.storage.inputs.table_formats import CSV, JSON_LINES, PARQUET
 
-#: A new format is one module and one entry here. Where a place holds several that hold as many images, the first wins.
+#: A new format is one module and one entry here. Where a place holds several with as many images, the first wins.
 FORMATS: list[InputFormat] = [IMAGES, PARQUET, ARCHIVES, CSV, LISTS]
 
 #: Files by suffix, and their identities.
@@ -74,10 +74,10 @@ def open_listing(
        suffix, or by ``kind``.
 
     Where a place holds several, the one that holds the most encoded images counts, as far as the first file of each
-    tells; tables and lists that only name images hold none. A named column leaves out what has no such column: images,
-    and CSV for bytes or archives for URIs. A row's id is the table's ``id`` column where that is a unique string or
-    integer everywhere, else ``<relative path>#<row>``. Relative URIs start at the folder of the file they stand in. A
-    single file that is none of these is an image, unless its suffix says that it is something else.
+    tells; tables and lists that only name images hold none. A named column leaves out what has no such column:
+    images, and CSV for bytes or archives for URIs. A row's id is the table's ``id`` column where that is a unique
+    string or integer everywhere, else ``<relative path>#<row>``. Relative URIs start at the folder of the file they
+    stand in. A single file that is none of these is an image, unless its suffix says that it is something else.
 
     Parameters:
         uri: the place.
@@ -110,8 +110,8 @@ def open_listing(
     if not by_format:
         left = " ".join(_passed_over(inputs, outputs, {}).sentences())
         raise SettingsError(
-            f"No image found in {masked(uri)}: none of its {len(inputs)} files has the suffix of an image, a table or "
-            f"an archive. {left}"
+            f"No image found in {masked(uri)}: none of its {len(inputs)} files has the suffix of an image, a table "
+            f"or an archive. {left}"
         )
     chosen = _choose(place, inputs, by_format, kind)
     place = _place_of(place, inputs, by_format[chosen.name])

@@ -1,4 +1,4 @@
-"""Single rows of Parquet, CSV and JSON Lines files: rows in order cost one pass over the file, and memory stays bounded."""
+"""Single rows of table files: rows in order cost one pass over the file, and memory stays bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables in files, Parquet, CSV and JSON Lines alike: a schema, and batches of some of the columns in the order of the rows."""
+"""Tables in files, of all formats alike: a schema, and batches of some of the columns in the order of the rows."""
 
 from __future__ import annotations
 

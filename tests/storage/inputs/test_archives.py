@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import logging
 import os
 import tarfile
 from pathlib import Path
@@ -135,9 +134,7 @@ def test_samples_without_or_with_several_images(tmp_path):
         "sidecar_members": {".txt": 1, ".npy": 1},
         "remarks": ["2 samples without an image are left out."],
     }
-    with pytest.raises(
-        SettingsError, match=r"No image found .* 2 members of archives are no images that can be read"
-    ):
+    with pytest.raises(SettingsError, match=r"No image found .* 2 members of archives are no images that can"):
         list_inputs(put(str(tmp_path), "none.tar", tar([("a.heic", b""), ("b.jxl", b"")])))
     place = put(str(tmp_path), "t.tar", tar([("a.jpg", b"x"), ("a.png", b"B")]))
     with pytest.raises(SettingsError, match=r"Sample 'a' of .*several images: jpg, png; choose one with --image-col"):
