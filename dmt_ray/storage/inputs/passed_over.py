@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dmt_ray.storage.images import image_suffixes
+from dmt_ray.storage.images import image_suffixes, suffixes_of_missing_formats
 
 #: Text and data that lie beside pictures and are never pictures themselves, by suffix.
 SIDECAR_SUFFIXES = frozenset(
@@ -17,14 +17,6 @@ SIDECAR_SUFFIXES = frozenset(
         *("txt", "lst", "json", "jsonl", "ndjson", "csv", "tsv", "xml", "yaml", "yml", "toml", "ini", "log", "cls"),
         *("md", "rst", "html", "htm", "py", "ipynb", "sh", "xmp", "aae", "caption", "tags", "md5", "sha256", "url"),
         *("npy", "npz", "pt", "pth", "pkl", "pickle", "safetensors", "onnx", "bin", "index", "db", "lock", "part"),
-    )
-)
-#: Pictures that the extra ``formats`` reads, by suffix: HEIC and HEIF, JPEG XL, camera raw.
-EXTRA_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("heic", "heif", "hif", "jxl", "3fr", "arw", "cr2", "cr3", "crw", "dcr", "dng", "erf", "iiq", "kdc", "mef"),
-        *("mos", "mrw", "nef", "nrw", "orf", "pef", "raf", "raw", "rw2", "rwl", "sr2", "srf", "srw", "x3f"),
     )
 )
 #: What stands in messages where a name has no suffix.
@@ -116,5 +108,5 @@ def _by_suffix(counts: Mapping[str, int]) -> str:
 
 def _hint(counts: Mapping[str, int]) -> str:
     """Name the extra that reads some of the files, where it is not installed."""
-    known = [ending for ending in counts if ending in EXTRA_SUFFIXES - image_suffixes()]
-    return f' Install "dmt-ray[formats]" to read {", ".join(known)}.' if known else ""
+    known = [ending for ending in counts if ending in suffixes_of_missing_formats()]
+    return f' To read {", ".join(known)}: pip install "dmt-ray[formats]".' if known else ""

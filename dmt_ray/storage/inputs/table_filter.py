@@ -5,6 +5,9 @@ It runs in a DuckDB of its own that holds nothing but the tables' columns and re
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import duckdb
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +57,7 @@ def matching_rows(uri: str, table: pa.Table, where: str) -> npt.NDArray[np.int64
     Raises:
         SettingsError: it is no sound expression over the table's columns, or true for no row.
     """
+    _refuse_unclear(uri, table.schema.names, where)
     numbered = table.append_column(_ROW, pa.array(np.arange(table.num_rows)))
     with duckdb.connect(":memory:", config=_CLOSED) as connection:
         connection.execute("SET lock_configuration = true")
@@ -69,6 +73,18 @@ def matching_rows(uri: str, table: pa.Table, where: str) -> npt.NDArray[np.int64
     if not len(found):
         raise SettingsError(f"The filter {where!r} leaves none of the {table.num_rows} rows of {masked(uri)}.")
     return np.sort(np.asarray(found, np.int64))
+
+
+def _refuse_unclear(uri: str, names: Sequence[str], where: str) -> None:
+    """Raise SettingsError when a condition names one of two columns whose names differ in case alone."""
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(name.lower(), name)
+        if other != name and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", where, re.I):
+            raise SettingsError(
+                f"{masked(uri)} has the columns {other!r} and {name!r}, which SQL does not tell apart: rename one, or "
+                f"leave it out of the condition {where!r}."
+            )
 
 
 def _is_binary(kind: pa.DataType) -> bool:
