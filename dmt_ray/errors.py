@@ -15,6 +15,7 @@ ERROR_TYPES = {
     "not-an-image": "no image format that is read, whatever its name says",
     "truncated": "the end of the file is missing",
     "too-large": "more pixels than --max-pixels, more bytes than --max-bytes, or a side too long for the format",
+    "unsupported": "an image, perhaps a sound one, of a kind that is not read; the message says what reads it",
     "unreadable": "an image format, but damaged",
     "storage": "the file could not be read; the reason is in error",
     "changed": "the photo, or the table or archive that it lies in, is not the one that was planned",

@@ -20,7 +20,7 @@ import pyarrow as pa
 from dmt_ray.errors import DmtError, ImageError, SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, masked
-from dmt_ray.storage.images import IMAGE_SUFFIXES
+from dmt_ray.storage.images import image_suffixes
 from dmt_ray.storage.inputs.formats import Fields, InputFormat, Place
 from dmt_ray.storage.inputs.listing import InputItem, Listing, listing_batch, one_line, relative
 from dmt_ray.storage.threads import reading_threads
@@ -284,7 +284,7 @@ def _image_member(file: str, sample: _Sample, image_column: str | None) -> str |
     if image_column is not None:
         wanted = image_column.lower().removeprefix(".")
         return wanted if wanted in sample.members else None
-    images = [name for name in sample.members if f".{name}" in IMAGE_SUFFIXES]
+    images = [name for name in sample.members if f".{name}" in image_suffixes()]
     if len(images) > 1:
         raise SettingsError(
             f"Sample {sample.key!r} of {masked(file)} has several images: {', '.join(images)}; choose one with "

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from dmt_ray.storage.images import IMAGE_SUFFIXES
+from dmt_ray.storage.images import image_suffixes
 from dmt_ray.storage.inputs.formats import InputFormat, Place
 from dmt_ray.storage.inputs.listing import BATCH_ROWS, Listing, listing_batch, relative
 
@@ -25,4 +25,4 @@ def _batches(place: Place) -> Iterator[pa.RecordBatch]:
         yield listing_batch([relative(file, place.root) for file in chosen], chosen, identities=identities)
 
 
-IMAGES = InputFormat("images", IMAGE_SUFFIXES, list_images)
+IMAGES = InputFormat("images", image_suffixes(), list_images)
