@@ -15,10 +15,11 @@ from PIL import Image, ImageFile, UnidentifiedImageError, features
 from dmt_ray.errors import ImageError
 from dmt_ray.storage.decoding import extra_formats, pillow_limits
 from dmt_ray.storage.decoding.color_profiles import to_srgb
+from dmt_ray.storage.decoding.cut_short import is_cut_short
 from dmt_ray.storage.decoding.decoded import DecodedImage, Rgb
 from dmt_ray.storage.decoding.depth import to_8_bits
 from dmt_ray.storage.decoding.frames import count_frames
-from dmt_ray.storage.decoding.jxl_header import jxl_size
+from dmt_ray.storage.decoding.jxl_header import jxl_header
 from dmt_ray.storage.decoding.png_chunks import without_large_texts
 from dmt_ray.storage.decoding.raw import decode_raw
 from dmt_ray.storage.decoding.refusing import check_pixels, one_line, too_large
@@ -111,8 +112,10 @@ def _decode_any(data: bytes, max_pixels: int) -> DecodedImage:
     except MemoryError as error:
         raise ImageError("unreadable", "The image needs more memory than there is.") from error
     except Exception as error:  # Pillow's plugins raise nearly every type on damaged files
-        word = "truncated" if _is_cut_short(data, kind, error) else "unreadable"
-        raise ImageError(word, f"The image is {word}: {one_line(error)}.") from error
+        word = "truncated" if is_cut_short(data, kind, error) else "unreadable"
+        # libjxl gives no reason, but advice on building it
+        reason = "libjxl cannot decode it" if kind == "JXL" else one_line(error)
+        raise ImageError(word, f"The image is {word}: {reason}.") from error
 
 
 def _decode(data: bytes, kind: str | None, max_pixels: int) -> DecodedImage:
@@ -130,9 +133,7 @@ def _decode(data: bytes, kind: str | None, max_pixels: int) -> DecodedImage:
         formats = ["HEIF"]
     elif kind == "JXL":
         extra_formats.load("pillow_jxl", "a JPEG XL image")
-        if (size := jxl_size(data)) is None:
-            raise UnidentifiedImageError("no header")
-        check_pixels(*size, max_pixels)  # the plugin decodes before it tells the size
+        _check_jxl(data, max_pixels)
         formats = ["JXL"]
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
@@ -144,6 +145,16 @@ def _decode(data: bytes, kind: str | None, max_pixels: int) -> DecodedImage:
             raise
         return _decode_by_tifffile(data, layout, max_pixels)
     return _finished(np.array(rgb, dtype=np.uint8), frames)
+
+
+def _check_jxl(data: bytes, max_pixels: int) -> None:
+    """Refuse a JPEG XL image that is too large or animated: the plugin decodes all of it before it tells."""
+    header = jxl_header(data)
+    if header is None:
+        raise UnidentifiedImageError("no header")
+    check_pixels(header.width, header.height, max_pixels)
+    if header.is_animated:
+        raise ImageError("unsupported", "The data are an animated JPEG XL image; only still ones are read.")
 
 
 def _decode_by_tifffile(data: bytes, layout: TiffLayout, max_pixels: int) -> DecodedImage:
@@ -201,25 +212,10 @@ def _unidentified(data: bytes, kind: str | None) -> ImageError:
     if kind is not None:
         if kind == "AVIF" and "AVIF" not in _FORMATS:
             return ImageError("unsupported", "The data are an AVIF image, and this Pillow is built without AVIF.")
-        word = "truncated" if _is_cut_short(data, kind, None) else "unreadable"
+        word = "truncated" if is_cut_short(data, kind) else "unreadable"
         return ImageError(word, f"The {kind} image is {word}: its header ({len(data)} bytes in all) makes no sense.")
     if (name := other_image(data)) is not None:
         return ImageError("unsupported", f"The data are {name}, a kind of image that is not read.")
     if (name := no_image(data)) is not None:
         return ImageError("not-an-image", f"The data ({len(data)} bytes) are {name}.")
     return ImageError("not-an-image", f"The data ({len(data)} bytes) is in no image format that can be read.")
-
-
-def _is_cut_short(data: bytes, kind: str | None, error: Exception | None) -> bool:
-    """Tell whether an unreadable file looks as if its end is missing; only chooses the word for the error."""
-    if isinstance(error, EOFError) or (error is not None and "truncated" in str(error).lower()):
-        return True
-    if kind == "PNG":
-        return b"IEND" not in data[-64:]
-    if kind == "JPEG":
-        return b"\xff\xd9" not in data[-64:]
-    if kind == "GIF":
-        return b"\x3b" not in data[-8:]
-    if kind == "WEBP":
-        return len(data) < int.from_bytes(data[4:8], "little") + 8
-    return False

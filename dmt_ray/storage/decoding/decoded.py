@@ -20,6 +20,6 @@ class DecodedImage:
     rgb: Rgb
     """H x W x 3, sRGB, C-contiguous and writable."""
     frames: int | None = 1
-    """Frames or pages of the file, of which this is the first; None where the format does not tell (JPEG XL)."""
+    """Frames or pages of the file, of which this is the first; None where its index is damaged."""
     truncated: bool = False
     """The file's end is missing, and this is what could be decoded."""

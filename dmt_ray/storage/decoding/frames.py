@@ -11,8 +11,6 @@ _GIF_IMAGE, _GIF_EXTENSION = 0x2C, 0x21
 
 def count_frames(image: Image.Image, data: bytes) -> int | None:
     """Return the frames of an opened image that is no TIFF; 1 where it cannot have more, None where nothing tells."""
-    if image.format == "JXL":
-        return None
     if image.format == "GIF":
         return gif_frames(data)
     try:

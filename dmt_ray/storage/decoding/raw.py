@@ -36,11 +36,16 @@ def decode_raw(data: bytes, max_pixels: int) -> Rgb:
     except rawpy.LibRawFileUnsupportedError as error:
         raise ImageError("unsupported", "The data are a camera raw file of a kind that LibRaw does not know.") from error
     except rawpy.LibRawError as error:
-        cut = isinstance(error, rawpy.LibRawIOError)
-        kind = "truncated" if cut else "unreadable"
-        raise ImageError(kind, f"The camera raw file is {kind}: {one_line(error)}.") from error
+        kind = "truncated" if isinstance(error, rawpy.LibRawIOError) else "unreadable"
+        raise ImageError(kind, f"The camera raw file is {kind}: LibRaw says {_reason(error)}.") from error
     if rgb.ndim == 3 and rgb.shape[2] == 1:
         rgb = np.repeat(rgb, 3, axis=2)
     if rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ImageError("unsupported", f"The camera raw file has {rgb.shape[-1]} colours; 1 or 3 are read.")
     return np.ascontiguousarray(rgb)
+
+
+def _reason(error: Exception) -> str:
+    """Return LibRaw's words, which come as bytes."""
+    first = error.args[0] if error.args else b""
+    return first.decode("ascii", "replace") if isinstance(first, bytes) else one_line(error)
