@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 def is_cut_short(data: bytes, kind: str | None, error: Exception | None = None) -> bool:
     """Tell whether a file seems to be truncated rather than damaged.
@@ -12,7 +14,7 @@ def is_cut_short(data: bytes, kind: str | None, error: Exception | None = None) 
         error: what its decoder raised.
     """
     words = "" if error is None else str(error).lower()
-    if isinstance(error, EOFError) or "truncated" in words or "end of file" in words:
+    if isinstance(error, EOFError) or any(text in words for text in ("truncated", "end of file", "failed to read")):
         return True
     if kind == "PNG":
         return b"IEND" not in data[-64:]
@@ -20,6 +22,10 @@ def is_cut_short(data: bytes, kind: str | None, error: Exception | None = None) 
         return b"\xff\xd9" not in data[-64:]
     if kind == "GIF":
         return b"\x3b" not in data[-8:]
+    if kind == "TIFF":
+        order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+        big = b"+" in data[2:4]
+        return int.from_bytes(data[8:16] if big else data[4:8], order) >= len(data)  # the first directory is missing
     if kind == "WEBP":
         return len(data) < int.from_bytes(data[4:8], "little") + 8
     return kind in ("HEIF", "AVIF", "JXL") and not data.startswith(b"\xff\x0a") and _lacks_boxes(data)

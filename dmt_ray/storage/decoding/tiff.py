@@ -11,6 +11,7 @@ from PIL import Image
 
 from dmt_ray.errors import ImageError
 from dmt_ray.storage.decoding.color_profiles import over_white, to_srgb
+from dmt_ray.storage.decoding.cut_short import is_cut_short
 from dmt_ray.storage.decoding.depth import to_8_bits
 from dmt_ray.storage.decoding.extra_formats import INSTALL, load
 from dmt_ray.storage.decoding.refusing import check_pixels, one_line
@@ -47,7 +48,7 @@ def decode_tiff(data: bytes, layout: TiffLayout, max_pixels: int) -> Image.Image
         RGB, not turned by its orientation yet.
 
     Raises:
-        ImageError: kind ``unsupported``: it may be sound, and is not read; ``too-large``; or ``unreadable``.
+        ImageError: kind ``unsupported``: it may be sound, and is not read; ``too-large``; ``truncated`` or ``unreadable``.
     """
     check_pixels(layout.width, layout.height, max_pixels)
     _check_kind(layout)
@@ -63,7 +64,8 @@ def decode_tiff(data: bytes, layout: TiffLayout, max_pixels: int) -> Image.Image
     except Exception as error:  # tifffile and its codecs raise nearly every type on damaged files
         if _lacks_codec(error):
             raise _unsupported(layout) from error
-        raise ImageError("unreadable", f"The TIFF image is unreadable: {one_line(error)}.") from error
+        kind = "truncated" if is_cut_short(data, "TIFF", error) else "unreadable"
+        raise ImageError(kind, f"The TIFF image is {kind}: {one_line(error)}.") from error
     return _as_srgb(samples, layout, profile)
 
 
