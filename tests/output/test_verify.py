@@ -358,7 +358,9 @@ def test_an_older_output_is_verified_by_its_own_version(out, configure, tmp_path
     assert said.count(f"Its schema version is {version}") == 1
     assert "0 files were moved aside" in said
     for options in ({}, {"retry_failed": True}, {"extend": True}):
-        with pytest.raises(SettingsError, match=f"schema version {version}, and this program writes version {SCHEMA_VERSION}"):
+        with pytest.raises(
+            SettingsError, match=f"schema version {version}, and this program writes version {SCHEMA_VERSION}"
+        ):
             prepare_run(configure(strength=STRENGTHS, **options))
     dest = str(tmp_path / "dest")
     assert compact(out, dest, 10**9).complete

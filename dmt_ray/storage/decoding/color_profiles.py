@@ -64,16 +64,27 @@ def apply_profile(image: Image.Image, profile: object) -> Image.Image | None:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if source.profile.xcolor_space != _SPACES.get(image.mode):
             return None
-        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), image.mode, "RGB")
+        # Little CMS speeds a grey transform up by a coarse table, which is wrong by ten levels in the dark.
+        flags = ImageCms.Flags.NOOPTIMIZE if image.mode == "L" else ImageCms.Flags.NONE
+        srgb = ImageCms.createProfile("sRGB")
+        transform = ImageCms.buildTransform(source, srgb, image.mode, "RGB", flags=flags)
         if image.mode != "CMYK" and _changes_nothing(transform, image.mode):
             return None
+        if image.mode == "L":
+            return _by_table(image, transform)
         return ImageCms.applyTransform(image, transform)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError):
         return None
 
 
+def _by_table(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
+    table = ImageCms.applyTransform(_RAMP, transform)
+    assert table is not None
+    return Image.merge("RGB", [image.point(channel.tobytes()) for channel in table.split()])
+
+
 def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Tell whether a transform to sRGB leaves colours as they are, but for rounding; a profile's name proves nothing."""
+    """Tell whether a transform to sRGB leaves all colours as they are, but for rounding; names prove nothing."""
     probe = _LATTICE if mode == "RGB" else _RAMP
     converted = ImageCms.applyTransform(probe, transform)
     assert converted is not None

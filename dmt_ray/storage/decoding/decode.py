@@ -32,6 +32,8 @@ if features.check("avif"):
     _FORMATS.append("AVIF")
 Image.init()  # registers every plugin now, so that no two threads do it at once
 
+#: Of a truncated image, a smaller share of the pixels than this is nothing.
+_LEAST_DECODED = 0.01
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -86,15 +88,17 @@ def _decode_truncated(data: bytes, max_pixels: int, refusal: ImageError) -> Deco
     """Decode what is there of a truncated image.
 
     Raises:
-        ImageError: the refusal, when nothing of it can be decoded: there is no pixel, or all are of one colour.
+        ImageError: the refusal, when next to nothing of it can be decoded: all but a hundredth is filled with one
+            colour.
     """
     try:
         with pillow_limits.decoding_truncated(max_pixels):
             found = _decode_any(data, max_pixels)
     except ImageError as error:
         raise refusal from error
-    if bool((found.rgb == found.rgb[0, 0]).all()):
-        raise refusal
+    for corner in (found.rgb[0, 0], found.rgb[-1, -1]):  # a file may begin with the lowest row
+        if (found.rgb != corner).any(axis=2).mean() < _LEAST_DECODED:
+            raise refusal
     return DecodedImage(found.rgb, found.frames, truncated=True)
 
 
@@ -198,7 +202,7 @@ def _grey_layout(image: ImageFile.ImageFile) -> tuple[int, bool]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 when there is none, the EXIF data is broken, or it is applied already."""
+    """Return the EXIF orientation that is still to be applied, 1 to 8; 1 also where the EXIF data is broken."""
     if image.format == "JXL" and not getattr(image, "jpeg", False):  # libjxl turns all but recompressed JPEG files
         return 1
     try:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 def to_8_bits(values: npt.NDArray[np.generic], bits: int) -> npt.NDArray[np.uint8]:
     """Scale samples of more than 8 bits, or floats, to 0..255 without clipping what is in range.
 
-    Unsigned integers of at most 16 bits are divided by 257 (less for 9 to 15 bits), signed ones by half of that; wider
-    ones count up to their largest value. Floats count as 0..1, 0..255, 0..65535 or 0..largest, whichever is the first
-    to hold them.
+    Unsigned integers of at most 16 bits are divided by 257 (less for 9 to 15 bits), signed ones of 8 or 16 bits by
+    their type's largest value; wider ones count up to the largest that there is. Floats count as 0..1, 0..255,
+    0..65535 or 0..largest, whichever is the first to hold them.
 
     Parameters:
         values: H x W or H x W x C.

@@ -1,4 +1,4 @@
-"""What a JPEG XL image's header says: the library that decodes it allocates, and shows the last frame, before it tells."""
+"""What a JPEG XL image's header says, which the library that decodes it tells only afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The texts and the colour profile of a PNG file: taken out where they are too large for Pillow, bounded in memory."""
+"""The texts and the colour profile of a PNG file, taken out where they are too large for Pillow."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _chunks(data: bytes) -> Iterator[tuple[int, int]]:
 def _is_useful(kind: bytes, body: bytes) -> bool:
     if not body.startswith(_USEFUL) or len(body) > _PILLOW_BYTES:
         return False
-    name, _, rest = body.partition(b"\0")
+    rest = body.partition(b"\0")[2]
     if kind == b"zTXt":
         return len(_inflated(rest[1:], _PILLOW_BYTES + 1)) <= _PILLOW_BYTES
     if kind == b"iTXt" and rest[:1] != b"\0":

@@ -34,7 +34,7 @@ def decode_raw(data: bytes, max_pixels: int) -> Rgb:
             raw.unpack()
             rgb = raw.postprocess(use_camera_wb=True, output_color=rawpy.ColorSpace.sRGB, output_bps=8)
     except rawpy.LibRawFileUnsupportedError as error:
-        raise ImageError("unsupported", "The data are a camera raw file of a kind that LibRaw does not know.") from error
+        raise ImageError("unsupported", "The data are a camera raw file that LibRaw does not know.") from error
     except rawpy.LibRawError as error:
         kind = "truncated" if isinstance(error, rawpy.LibRawIOError) else "unreadable"
         raise ImageError(kind, f"The camera raw file is {kind}: LibRaw says {_reason(error)}.") from error

@@ -23,6 +23,8 @@ _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK, _YCBCR = 0, 1, 2, 5, 6
 _COLORS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _CMYK: 4, _YCBCR: 3}
 _ASSOCIATED, _UNASSOCIATED = 1, 2
+#: What tifffile says of compressions that it does not know, or lacks the codec of.
+_NO_CODEC = ("not supported", "not a known", "requires the 'imagecodecs'", "not available", "unsupported")
 #: Samples of a pixel that are decoded; a file may claim more.
 _MOST_SAMPLES = 16
 
@@ -48,7 +50,8 @@ def decode_tiff(data: bytes, layout: TiffLayout, max_pixels: int) -> Image.Image
         RGB, not turned by its orientation yet.
 
     Raises:
-        ImageError: kind ``unsupported``: it may be sound, and is not read; ``too-large``; ``truncated`` or ``unreadable``.
+        ImageError: kind ``unsupported``: it may be sound, and is not read; ``too-large``; ``truncated``;
+            ``unreadable``.
     """
     check_pixels(layout.width, layout.height, max_pixels)
     _check_kind(layout)
@@ -126,9 +129,7 @@ def _divided(ink: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> npt.ND
 
 def _lacks_codec(error: Exception) -> bool:
     text = str(error).lower()
-    return isinstance(error, ImportError | NotImplementedError) or any(
-        words in text for words in ("not supported", "requires the 'imagecodecs'", "is not available", "unsupported")
-    )
+    return isinstance(error, ImportError | NotImplementedError) or any(words in text for words in _NO_CODEC)
 
 
 def _unsupported(layout: TiffLayout) -> ImageError:

@@ -1,4 +1,4 @@
-"""The tags of a TIFF file that say how its pixels lie: read straight from the bytes, before any library decodes them."""
+"""The tags of a TIFF file that say how its pixels lie, read before any library decodes them."""
 
 from __future__ import annotations
 
