@@ -104,7 +104,8 @@ def test_a_multi_picture_jpeg_counts_its_pictures_and_no_gain_maps():
     pictures[0].save(buffer, "MPO", save_all=True, append_images=pictures[1:])
     data = buffer.getvalue()
     assert decode(data, max_pixels=1000).frames == 1  # Pillow calls the second one's type undefined, as phones do
-    entry = data.index(struct.pack("<I", 0x030000))
+    size = Image.open(buffer).mpinfo[0xB002][0]["Size"]
+    entry = data.index(struct.pack("<II", 0x030000, size))
     stereo = bytearray(data)
     for place in (entry, entry + 16):
         struct.pack_into("<I", stereo, place, 0x020002)
