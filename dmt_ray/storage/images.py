@@ -14,6 +14,7 @@ from dmt_ray.storage.decoding.decode import decode_image as decode_image
 from dmt_ray.storage.decoding.decoded import DecodedImage as DecodedImage
 from dmt_ray.storage.decoding.decoded import Rgb as Rgb
 from dmt_ray.storage.decoding.suffixes import image_suffixes as image_suffixes
+from dmt_ray.storage.decoding.suffixes import suffixes_of_missing_formats as suffixes_of_missing_formats
 
 _SIDE_LIMITS = {"jpeg": 65_535, "webp": 16_383}
 

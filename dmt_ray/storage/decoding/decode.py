@@ -155,7 +155,7 @@ def _check_jxl(data: bytes, max_pixels: int) -> None:
     """Refuse a JPEG XL image that is too large or animated: the plugin decodes all of it before it tells."""
     header = jxl_header(data)
     if header is None:
-        raise UnidentifiedImageError("no header")
+        raise _unidentified(data, "JXL")
     check_pixels(header.width, header.height, max_pixels)
     if header.is_animated:
         raise ImageError("unsupported", "The data are an animated JPEG XL image; only still ones are read.")

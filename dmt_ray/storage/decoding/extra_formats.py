@@ -37,5 +37,6 @@ def _loaded(module: str) -> Any:
     if module == "pillow_heif":
         library.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
     elif module == "pillow_jxl":  # registers itself with Pillow
-        importlib.import_module("pillow_jxl.JpegXLImagePlugin").DECODE_THREADS = 0
+        plugin: Any = importlib.import_module("pillow_jxl.JpegXLImagePlugin")
+        plugin.DECODE_THREADS = 0
     return library
