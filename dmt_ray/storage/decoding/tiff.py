@@ -27,6 +27,8 @@ _ASSOCIATED, _UNASSOCIATED = 1, 2
 _NO_CODEC = ("not supported", "not a known", "requires the 'imagecodecs'", "not available", "unsupported")
 #: Samples of a pixel that are decoded; a file may claim more.
 _MOST_SAMPLES = 16
+#: Strips or tiles that are decoded, one by one.
+_MOST_SEGMENTS = 1_000_000
 
 
 def pillow_reads(layout: TiffLayout) -> bool:
@@ -60,6 +62,8 @@ def decode_tiff(data: bytes, layout: TiffLayout, max_pixels: int) -> Image.Image
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             page = file.pages.first
             check_pixels(page.imagewidth * page.imagedepth, page.imagelength, max_pixels)
+            if len(page.dataoffsets) > _MOST_SEGMENTS:
+                raise ImageError("unsupported", f"The TIFF image has more than {_MOST_SEGMENTS} strips or tiles.")
             samples = _channels_last(page.asarray(maxworkers=1), page)
             profile = page.tags.valueof(34675)
     except ImageError:

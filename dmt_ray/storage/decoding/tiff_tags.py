@@ -6,10 +6,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-#: Directories that are read; a file may claim more.
-MOST_PAGES = 100_000
-#: Entries of a directory, and values of an entry, that are read.
-_MOST_ENTRIES, _MOST_VALUES = 4096, 64
+#: Directories, entries of one and of all of them, and values of an entry, that are read; a small file may claim more.
+_MOST_PAGES, _MOST_ENTRIES, _MOST_ENTRIES_IN_ALL, _MOST_VALUES = 100_000, 4096, 500_000, 64
 #: By type number: format and bytes of the integers that are read.
 _TYPES = {1: ("B", 1), 3: ("H", 2), 4: ("I", 4), 6: ("b", 1), 8: ("h", 2), 9: ("i", 4), 13: ("I", 4), 16: ("Q", 8)}
 _TYPES |= {17: ("q", 8), 18: ("Q", 8)}
@@ -114,9 +112,11 @@ def tiff_layout(data: bytes) -> TiffLayout | None:
         return None
     directories = [first]
     pages, seen = int(not _is_reduced(first)), {0}
-    while place not in seen and len(seen) < MOST_PAGES:
+    entries = 0
+    while place not in seen and len(seen) < _MOST_PAGES and entries < _MOST_ENTRIES_IN_ALL:
         seen.add(place)
         try:
+            entries += _entries(data, place, order, big)
             tags, place = _directory(data, place, order, big)
         except (struct.error, OverflowError, ValueError):
             break
@@ -134,9 +134,7 @@ def tiff_layout(data: bytes) -> TiffLayout | None:
 
 def _directory(data: bytes, place: int, order: str, big: bool) -> tuple[_Tags, int]:
     """Return a directory's tags, and where the next one lies."""
-    count = struct.unpack_from(order + ("Q" if big else "H"), data, place)[0]
-    if count > _MOST_ENTRIES or place == 0:
-        raise ValueError("no directory")
+    count = _entries(data, place, order, big)
     start, size, inline = (place + 8, 20, 8) if big else (place + 2, 12, 4)
     tags: dict[int, tuple[int, ...]] = {}
     for entry in range(start, start + count * size, size):
@@ -157,6 +155,14 @@ def _directory(data: bytes, place: int, order: str, big: bool) -> tuple[_Tags, i
     except struct.error:  # the last directory, at the file's very end
         following = 0
     return tags, following
+
+
+def _entries(data: bytes, place: int, order: str, big: bool) -> int:
+    """Return how many entries a directory has."""
+    count: int = struct.unpack_from(order + ("Q" if big else "H"), data, place)[0]
+    if count > _MOST_ENTRIES or place == 0:
+        raise ValueError("no directory")
+    return count
 
 
 def _is_reduced(tags: _Tags) -> bool:

@@ -6,6 +6,7 @@ import io
 import itertools
 import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -178,6 +179,25 @@ def test_directories_in_a_circle_end():
     assert layout is not None
     assert layout.pages <= 2
     assert np.array_equal(decode_image(bytes(data), max_pixels=LIMIT), RGB)
+
+
+@pytest.mark.timeout(20)
+def test_ten_thousand_directories_that_overlap_are_not_read_to_their_end():
+    count, entries = 10_000, 4000
+    data = bytearray(b"II*\0" + struct.pack("<I", 8) + bytes(8 + 12 * entries + 4 * count))
+    for index in range(count):
+        struct.pack_into("<H", data, 8 + 4 * index, entries)
+        struct.pack_into("<I", data, 8 + 4 * index + 2 + 12 * entries, 8 + 4 * (index + 1))
+    layout = tiff_layout(bytes(data))
+    assert layout is not None
+    assert failure(bytes(data)).kind in ("unreadable", "truncated")
+
+
+def test_strips_that_unpack_to_more_than_the_picture_are_refused():
+    bomb = zlib.compress(bytes(50_000_000), 9)
+    options = {"shape": (3, 64, 64), "dtype": np.uint16, "photometric": "rgb", "planarconfig": "separate"}
+    data = written(iter([bomb] * 3), compression="zlib", rowsperstrip=64, **options)
+    assert failure(data).kind == "unreadable"
 
 
 def test_too_large_truncated_and_damaged():
