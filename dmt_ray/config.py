@@ -71,6 +71,9 @@ class InputConfig:
     """An image with more pixels (width x height) than this becomes an error row."""
     max_bytes: int = 512 * 2**20
     """So does one whose file has more bytes than this; where the store tells its size, it is not even read."""
+    accept_truncated: bool = False
+    """Keep what can be decoded of a photo whose file's end is missing (JPEG, PNG, GIF, TIFF, BMP, PPM); the row's
+    column `truncated` says so. Without it such a photo becomes an error row. Exemplars and masks must be whole."""
     displacements: str | None = None
     """Output of a run with --traversal-only whose displacements to use; `dmt-ray reconstruct` says so itself."""
 

@@ -13,8 +13,9 @@ class SettingsError(DmtError):
 ERROR_TYPES = {
     "empty": "the file has no bytes, or the table's cell is null",
     "not-an-image": "no image format that is read, whatever its name says",
-    "truncated": "the end of the file is missing",
+    "truncated": "the end of the file is missing; --accept-truncated keeps what is there",
     "too-large": "more pixels than --max-pixels, more bytes than --max-bytes, or a side too long for the format",
+    "unsupported": "an image, perhaps a sound one, of a kind that is not read; the message says what reads it",
     "unreadable": "an image format, but damaged",
     "storage": "the file could not be read; the reason is in error",
     "changed": "the photo, or the table or archive that it lies in, is not the one that was planned",

@@ -36,6 +36,10 @@ class VerifyReport:
     """Planned shards that have a file."""
     flips: dict[int, tuple[int, int]] = field(default_factory=dict)
     """By step: results that a judge calls the target class, and results of inputs that it did not call so."""
+    paged: int = 0
+    """Photos whose files have more frames or pages than the one that was taken."""
+    truncated: int = 0
+    """Photos whose files' ends are missing, and that were accepted all the same."""
     schema_version: int = SCHEMA_VERSION
     first_errors: list[str] = field(default_factory=list)
     deep: bool = False
@@ -59,6 +63,10 @@ class VerifyReport:
             lines.append(
                 f"Its schema version is {self.schema_version}; this program writes version {SCHEMA_VERSION}."
             )
+        if self.paged:
+            lines.append(f"{self.paged} files have more than one frame or page; the first was taken (column frames).")
+        if self.truncated:
+            lines.append(f"{self.truncated} files are truncated, and what could be decoded was taken.")
         for number, reason in list(self.damaged.items())[:SHOWN]:
             lines.append(f"damaged: {shard_name(number)}: {reason}.")
         if len(self.damaged) > SHOWN:

@@ -44,4 +44,6 @@ class Row:
     worker: str | None = None
     weights: str | None = None
     input_sha256: str | None = None
+    frames: int | None = None
+    truncated: bool | None = None
     warning: str | None = None

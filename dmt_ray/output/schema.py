@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 #: The schema version that this program writes. Earlier ones can still be verified, compacted and read.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 #: Versions up to this one did not write their number into the footer.
 LAST_UNNUMBERED_VERSION = 2
 
@@ -57,6 +57,8 @@ ROW_SCHEMA = pa.schema(
         ("worker", pa.string()),  # "<node address>:<process id>", and the GPU that Ray gave it
         ("weights", pa.string()),  # "<backbone>:<first 12 digits of the SHA-256>", or "random:<seed>"
         ("input_sha256", pa.string()),  # of the encoded input bytes as they were read, in hexadecimal
+        ("frames", pa.int32()),  # frames or pages of the input's file, of which the first is used
+        ("truncated", pa.bool_()),  # the input's end is missing, and what could be decoded is used
         ("warning", pa.string()),  # what is wrong with an image's row that has a result all the same
     ]
 )
@@ -66,6 +68,7 @@ _SINCE = {
     "displacement": 2,
     **dict.fromkeys(("input_sha256", "warning"), 3),
     **dict.fromkeys(("verdict_before", "verdict_after", "flipped"), 4),
+    **dict.fromkeys(("frames", "truncated"), 5),
 }
 
 #: The columns of each version.

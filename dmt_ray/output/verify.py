@@ -61,6 +61,8 @@ class _Found:
     """By step: results of inputs that a judge did not call the target class."""
     flipped: Counter[int] = field(default_factory=Counter)
     """By step: those of them that it calls so."""
+    inputs: Counter[str] = field(default_factory=Counter)
+    """Photos whose files have more than one frame (``paged``), or were cut short and accepted (``truncated``)."""
 
 
 def verify_output(output: str, *, deep: bool = False) -> VerifyReport:
@@ -100,6 +102,7 @@ def verify_output(output: str, *, deep: bool = False) -> VerifyReport:
     for files_found in (found_in, found_elsewhere):
         for found in files_found:
             totals.update(rows=found.rows, errors=found.errors)
+            totals.update(found.inputs)
             judged.update(found.judged)
             flipped.update(found.flipped)
             first_errors += found.first_errors[: SHOWN - len(first_errors)]
@@ -127,6 +130,8 @@ def verify_output(output: str, *, deep: bool = False) -> VerifyReport:
         present=len(present),
         flips={step: (flipped[step], count) for step, count in judged.items()},
         schema_version=expected.version,
+        paged=totals["paged"],
+        truncated=totals["truncated"],
         first_errors=first_errors,
         deep=deep,
     )
@@ -167,6 +172,10 @@ def _look(shard: Shard, expected: Expected, deep: bool) -> _Found:
         told = rows.select(["step", "flipped"]).filter(pc.is_valid(rows["flipped"]))
         found.judged.update(told["step"].to_pylist())
         found.flipped.update(told.filter(told["flipped"])["step"].to_pylist())
+    if "frames" in ROW_SCHEMAS[expected.version].names:
+        first = rows.select(["frames", "truncated"]).filter(pc.equal(rows["step"], 0))
+        paged, truncated = pc.sum(pc.greater(first["frames"], 1)).as_py(), pc.sum(first["truncated"]).as_py()
+        found.inputs.update(paged=paged or 0, truncated=truncated or 0)
     return found
 
 

@@ -31,7 +31,7 @@ from dmt_ray.pipeline.bisecting import run_bisecting
 from dmt_ray.pipeline.masks import MaskReader, decode_mask, working_mask
 from dmt_ray.pipeline.traversed import TraversedImage, from_table, to_table
 from dmt_ray.storage.files import masked
-from dmt_ray.storage.images import decode_image, encode_animation, encode_image
+from dmt_ray.storage.images import DecodedImage, decode, encode_animation, encode_image
 from dmt_ray.storage.inputs.listing import InputItem
 from dmt_ray.storage.inputs.reader import InputReader
 
@@ -135,16 +135,21 @@ class ShardProcessor:
         try:
             data = self._reader.read_item(item, accept_changed=accept_changed)
             loaded.image.input_sha256 = hashlib.sha256(data).hexdigest()
-            rgb = decode_image(data, max_pixels=self.config.inputs.max_pixels)
+            decoded = self._decoded(data)
+            loaded.image.frames, loaded.image.truncated = decoded.frames, decoded.truncated
             loaded.identity = self._job.identity(item, data, self.config, self._reader)
             loaded.image.mask = self._masks.read(item)
-            loaded.picture = self.editor.working(rgb)
+            loaded.picture = self.editor.working(decoded.rgb)
             loaded.image.working_shape = list(loaded.picture.shape)
             loaded.image.source = data
         except Exception as error:  # every reason is a row, never the end of the shard
             loaded.fail(error)
         loaded.image.seconds_read = time.perf_counter() - started
         return loaded
+
+    def _decoded(self, data: bytes) -> DecodedImage:
+        inputs = self.config.inputs
+        return decode(data, max_pixels=inputs.max_pixels, accept_truncated=inputs.accept_truncated)
 
     def _traversed(self, loaded: Sequence[_Loaded]) -> list[bytes | Exception]:
         """Return the serialised displacement of each image, or what went wrong, in order."""
@@ -170,6 +175,8 @@ class ShardProcessor:
             worker=self.worker,
             weights=self.weights_label,
             input_sha256=image.input_sha256,
+            frames=image.frames,
+            truncated=image.truncated,
             error_type=image.error_type,
             error=image.error,
         )
@@ -207,7 +214,7 @@ class ShardProcessor:
         if source.data is None or source.displacement is None:
             return source
         try:
-            rgb = decode_image(source.data, max_pixels=self.config.inputs.max_pixels)
+            rgb = self._decoded(source.data).rgb
             if source.mask_data is not None:
                 source.mask = decode_mask(source.mask_data, rgb, self.config.inputs.max_pixels)
             source.rgb = rgb

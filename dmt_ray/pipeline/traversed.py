@@ -13,6 +13,8 @@ TRAVERSED_SCHEMA = pa.schema(
         ("id", pa.string()),
         ("uri", pa.string()),
         ("input_sha256", pa.string()),
+        ("frames", pa.int32()),
+        ("truncated", pa.bool_()),
         ("source", pa.large_binary()),
         ("mask", pa.large_binary()),
         ("displacement", pa.large_binary()),
@@ -33,6 +35,10 @@ class TraversedImage:
     uri: str
     input_sha256: str | None = None
     """Of the encoded bytes that were read, in hexadecimal."""
+    frames: int | None = None
+    """Frames or pages of the file, of which the first was taken."""
+    truncated: bool | None = None
+    """The file's end is missing, and what could be decoded was taken."""
     source: bytes | None = None
     """The encoded bytes; None where they are not needed any more."""
     mask: bytes | None = None

@@ -346,9 +346,9 @@ def make_older(out, version, *, statistics=True):
 
 
 @pytest.mark.parametrize("statistics", [True, False])
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_an_older_output_is_verified_by_its_own_version(out, configure, tmp_path, capsys, version, statistics):
-    assert len(ROW_SCHEMAS[version]) == {1: 30, 2: 31, 3: 33}[version]
+    assert len(ROW_SCHEMAS[version]) == {1: 30, 2: 31, 3: 33, 4: 36}[version]
     make_older(out, version, statistics=statistics)
     report = verify_output(out, deep=True)
     assert report.complete
@@ -358,7 +358,9 @@ def test_an_older_output_is_verified_by_its_own_version(out, configure, tmp_path
     assert said.count(f"Its schema version is {version}") == 1
     assert "0 files were moved aside" in said
     for options in ({}, {"retry_failed": True}, {"extend": True}):
-        with pytest.raises(SettingsError, match=f"schema version {version}, and this program writes version 4"):
+        with pytest.raises(
+            SettingsError, match=f"schema version {version}, and this program writes version {SCHEMA_VERSION}"
+        ):
             prepare_run(configure(strength=STRENGTHS, **options))
     dest = str(tmp_path / "dest")
     assert compact(out, dest, 10**9).complete
@@ -399,12 +401,29 @@ def test_flips_are_counted_by_step(configure, tmp_path):
     assert verify_output(str(tmp_path / "out")).flips == {0: (0, 1), 1: (2, 3)}
 
 
+def test_files_of_several_pages_and_truncated_ones_are_counted_once(configure, tmp_path):
+    run = prepare_run(configure(strength=STRENGTHS, shard_size=6))
+    write_run(run)
+    facts = {"photo-0.jpg": (3, False), "photo-1.jpg": (1, True), "photo-2.jpg": (None, False)}
+    rows = []
+    for item in run.shards[0].items:
+        frames, truncated = facts.get(item.id, (1, False))
+        rows += [row(item.id, step) | {"frames": frames, "truncated": truncated} for step in range(2)]
+    commit_shard(run.shards[0], rows_table(rows), run.expected)
+    report = verify_output(str(tmp_path / "out"))
+    assert (report.paged, report.truncated) == (1, 1)
+    said = "\n".join(report.sentences())
+    assert "1 files have more than one frame or page; the first was taken" in said
+    assert "1 files are truncated, and what could be decoded was taken." in said
+
+
 def test_a_later_version_is_refused_and_nothing_is_called_damaged(out, configure, capsys):
     record = json.loads(Path(out, "run.json").read_text())
-    Path(out, "run.json").write_text(json.dumps(record | {"schema_version": 5}))
+    Path(out, "run.json").write_text(json.dumps(record | {"schema_version": SCHEMA_VERSION + 1}))
     assert cli.main(["verify", out, "--discard"]) == 2
-    assert "schema version 5, and this program knows versions up to 4" in capsys.readouterr().err
-    with pytest.raises(SettingsError, match="schema version 5"):
+    later = f"schema version {SCHEMA_VERSION + 1}"
+    assert f"{later}, and this program knows versions up to {SCHEMA_VERSION}" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match=later):
         prepare_run(configure(strength=STRENGTHS))
     Path(out, "run.json").write_text(json.dumps(record | {"schema_version": "x"}))
     assert cli.main(["verify", out]) == 2

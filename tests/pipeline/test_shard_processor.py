@@ -1,12 +1,16 @@
 """What is done to a shard's images, without Ray."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dmt_ray.jobs.exemplars import learn_exemplars
 from dmt_ray.output.commit import ROW_SCHEMA
 from dmt_ray.pipeline.bisecting import run_bisecting
+from dmt_ray.pipeline.fingerprint import fingerprint
 from dmt_ray.pipeline.prepare import prepare_run
 from dmt_ray.pipeline.shard_processor import ShardProcessor
 from dmt_ray.pipeline.traversed import TRAVERSED_SCHEMA
@@ -45,6 +49,26 @@ def bench_of(config):
         run.weights.arrays, exemplars, run.config, device="cpu", weights_label=run.weights_label, worker="here:1"
     )
     return run, processor
+
+
+def test_frames_are_told_and_truncated_photos_are_kept_only_when_accepted(configure, photos, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("photo-0.jpg", "truncated.jpg"):
+        (folder / name).write_bytes((photos / "inputs" / name).read_bytes())
+    pages = [Image.open(photos / "references" / f"{index}.png") for index in range(3)]
+    pages[0].save(folder / "pages.tif", save_all=True, append_images=pages[1:])
+    config = configure(input=str(folder), accept_truncated=True, image_format="webp")
+    run, processor = bench_of(config)
+    items = [item for shard in run.shards for item in shard.items]
+    rows = {row["id"]: row for row in processor.reconstruct(processor.traverse(items), 1).to_pylist()}
+    assert {id_: (row["status"], row["frames"], row["truncated"]) for id_, row in rows.items()} == {
+        "pages.tif": ("ok", 3, False),
+        "photo-0.jpg": ("ok", 1, False),
+        "truncated.jpg": ("ok", 1, True),
+    }
+    strict = prepare_run(replace(config, inputs=replace(config.inputs, accept_truncated=False)))
+    assert fingerprint(strict.settings) != fingerprint(run.settings)
 
 
 @pytest.mark.parametrize("traversal", ["local", "global"])

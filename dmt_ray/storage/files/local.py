@@ -9,10 +9,12 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from dmt_ray.storage.errors import StorageError
 from dmt_ray.storage.files.guarding import reason_of
@@ -40,6 +42,44 @@ def identity(path: Path) -> str | None:
     return None if stat.S_ISDIR(status.st_mode) else identity_of(status)
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading; what else lies under the name is refused at once.
+
+    Opening a named pipe waits for a writer, and a device may have no end.
+
+    Raises:
+        OSError: missing, forbidden, a folder, or no regular file.
+    """
+    _check_regular(path.stat())
+    # Whatever takes the name meanwhile is not waited for either.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        _check_regular(os.fstat(descriptor))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def copy_to(path: Path, target: Path) -> None:
+    """Copy a regular file; raises as ``open_file``."""
+    with open_file(path) as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file, 2**20)
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    for is_kind, name in (
+        (stat.S_ISFIFO, "named pipe"),
+        (stat.S_ISSOCK, "socket"),
+        (stat.S_ISCHR, "device"),
+        (stat.S_ISBLK, "device"),
+    ):
+        if is_kind(status.st_mode):
+            raise OSError(errno.EINVAL, f"is a {name}, not a file")
+
+
 def find(path: Path) -> tuple[str | None, set[str]]:
     """Return the one file that a path names, or else all files in the folder or of the glob that it is.
 
@@ -47,11 +87,14 @@ def find(path: Path) -> tuple[str | None, set[str]]:
 
     Raises:
         StorageError: two names are the same once they are escaped, or a folder cannot be searched.
+        OSError: the path names a pipe, a device or the like.
     """
     if path.is_file():
         return escaped(str(path)), set()
     if path.is_dir():
         return None, _escaped(_walk(str(path)))
+    if path.exists():
+        _check_regular(path.stat())
     if not MAGIC.search(str(path)):
         return None, set()
     root, pattern = split_glob(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
@@ -21,14 +20,15 @@ def read_bytes(uri: str, *, max_bytes: int | None = None, identity: str | None =
 
     Parameters:
         uri: the file.
-        max_bytes: a larger file is refused, before it is read where its size is known.
+        max_bytes: a larger file is refused, before it is read where its size is known, and otherwise once so many
+            bytes have come: no more are held, whatever a server says of the size.
         identity: what ``identity`` or a listing gave for the file; another file under its name is refused. None reads
             whatever is there. On a store, the limit and the identity cost one request together.
 
     Raises:
         TooLargeError: more than ``max_bytes``.
         ChangedFileError: the file is not the one of that identity.
-        StorageError: missing or unreadable, also after the tries that ``retry`` allows.
+        StorageError: missing, no regular file, or unreadable, also after the tries that ``retry`` allows.
         SettingsError: the URI's scheme is unknown or its driver is not installed.
     """
     if is_local(uri):
@@ -38,9 +38,11 @@ def read_bytes(uri: str, *, max_bytes: int | None = None, identity: str | None =
         known = guard(uri, lambda: fs.info(name))
         check_identity(uri, remote.identity_of(known), identity)
         check_size(uri, known.get("size"), max_bytes)  # None: the server does not say
-    data = guard(uri, lambda: cast(bytes, fs.cat_file(name)))
-    check_size(uri, len(data), max_bytes)
-    return data
+        if max_bytes is not None:
+            data = guard(uri, lambda: remote.read_at_most(fs, name, max_bytes + 1, known.get("size")))
+            check_size(uri, len(data), max_bytes)
+            return data
+    return guard(uri, lambda: cast(bytes, fs.cat_file(name)))
 
 
 def read_range(uri: str, start: int, size: int, *, identity: str | None = None) -> bytes:
@@ -72,7 +74,7 @@ def open_file(uri: str, *, identity: str | None = None) -> Iterator[IO[bytes]]:
         SettingsError: the URI's scheme is unknown or its driver is not installed.
     """
     if is_local(uri):
-        file: IO[bytes] = guard(uri, lambda: local_path(uri).open("rb"))
+        file: IO[bytes] = guard(uri, lambda: local.open_file(local_path(uri)))
         if identity is not None:
             try:
                 check_identity(uri, local.identity_of(os.fstat(file.fileno())), identity)
@@ -108,7 +110,7 @@ def fetch(uri: str, path: Path) -> None:
         SettingsError: the URI's scheme is unknown or its driver is not installed.
     """
     if is_local(uri):
-        guard(uri, lambda: shutil.copyfile(local_path(uri), path))
+        guard(uri, lambda: local.copy_to(local_path(uri), path))
         return
     fs, name, _ = remote.locate(uri)
     try:
@@ -120,11 +122,11 @@ def fetch(uri: str, path: Path) -> None:
 
 
 def _read_local(uri: str, max_bytes: int | None, identity: str | None) -> bytes:
-    with local_path(uri).open("rb") as file:
+    with local.open_file(local_path(uri)) as file:
         status = os.fstat(file.fileno())
         check_identity(uri, local.identity_of(status), identity)
         check_size(uri, status.st_size, max_bytes)
-        data = file.read()
+        data = file.read() if max_bytes is None else file.read(max_bytes + 1)  # it may be growing
         if identity is not None:  # not one that was rewritten while it was read either
             check_identity(uri, local.identity_of(os.fstat(file.fileno())), identity)
     check_size(uri, len(data), max_bytes)

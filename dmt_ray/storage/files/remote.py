@@ -26,6 +26,8 @@ _S3_CLIENT = {
     "read_timeout": 60,
 }
 _PRECONDITION_FAILED = 412
+#: A web server's answer is read in parts of this size.
+_PART_BYTES = 2**20
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 #: What stores call the time of a file's last change; "memory" knows only when its files were made.
 _MODIFIED = (
@@ -145,6 +147,33 @@ def identity_of(entry: Mapping[str, Any]) -> str | None:
         if entry.get(key) and size is not None:
             return f"size={size} modified={_moment(entry[key])}"
     return None
+
+
+def read_at_most(fs: Any, path: str, size: int, known: int | None) -> bytes:
+    """Return a file's first bytes, and hold no more of them than that.
+
+    A web server may send more than it said, or not say it, or send less that unpacks to more, and may not know how to
+    send a part: so its answer is read as it comes. Other stores are asked for a part.
+
+    Parameters:
+        fs: the store's file system.
+        path: the file in it.
+        size: how many bytes at most.
+        known: what the store says of the file's size; None where it says nothing.
+
+    Raises:
+        Exception: whatever fsspec and its drivers raise.
+    """
+    if "http" in fs.protocol:
+        parts = []
+        with fs.open(path, "rb", block_size=0, size=known or 1) as answer:  # 0: a stream
+            while size > 0 and (part := answer.read(min(size, _PART_BYTES))):
+                parts.append(part)
+                size -= len(part)
+        return b"".join(parts)
+    if known == 0:  # there is no part of nothing
+        return cast(bytes, fs.cat_file(path))
+    return cast(bytes, fs.cat_file(path, start=0, end=size))
 
 
 def create(fs: Any, path: str, data: bytes) -> bool:

@@ -121,7 +121,7 @@ def test_the_known_identity_costs_one_request_more_and_none_beside_a_limit(bucke
         faulty_s3.clear()
         files.read_bytes(f"{bucket}/a.jpg", **options)
         counts.append(faulty_s3.requests())
-    assert counts[0] == counts[1] == counts[2]
+    assert counts[0] == counts[2] <= counts[1]  # with a limit the driver does not ask for the size once more
 
 
 class Tagged(http.server.BaseHTTPRequestHandler):
