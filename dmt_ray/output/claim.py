@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.output.commit import SHARDS_FOLDER, committed_shards, shard_uri
+from dmt_ray.output.dataset_card import CARD_FILE, is_own_card
 from dmt_ray.output.layout import MANIFOLD_FOLDER
 from dmt_ray.output.plan import PLAN_FILE, Binding, DamagedPlanError, Plan, bound_to, load_plan, plan_bytes
 from dmt_ray.output.run_record import RUN_FILE, DamagedRecordError, RunRecord, parse_record
@@ -77,6 +78,8 @@ def find_run(output: str, mode: str) -> Found:
         others = names - {PLAN_FILE, RUN_FILE}
         if SHARDS_FOLDER in others and not files.list_names(files.join(output, SHARDS_FOLDER)):
             others -= {SHARDS_FOLDER}
+        if CARD_FILE in others and is_own_card(output):
+            others -= {CARD_FILE}
         marked = plan is not None or any(_is_ours(output, shard) for shard in sorted(shards))
         if others and not marked:
             raise SettingsError(

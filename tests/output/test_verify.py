@@ -368,7 +368,9 @@ def test_an_older_output_is_verified_by_its_own_version(out, configure, tmp_path
     assert said.count(f"Its schema version is {version}") == 1
     assert "0 files were moved aside" in said
     for options in ({}, {"retry_failed": True}, {"extend": True}):
-        with pytest.raises(SettingsError, match=f"schema version {version}, and this program writes version {SCHEMA_VERSION}"):
+        with pytest.raises(
+            SettingsError, match=f"schema version {version}, and this program writes version {SCHEMA_VERSION}"
+        ):
             prepare_run(configure(strength=STRENGTHS, **options))
     dest = str(tmp_path / "dest")
     assert compact(out, dest, 10**9).complete
@@ -391,7 +393,9 @@ def test_a_column_of_a_later_version_is_the_inputs_own_in_an_earlier_one():
     assert (judged.faults, judged.errors) == ({}, 1)
 
 
-@pytest.mark.parametrize(("version", "own", "inputs"), [(4, "path", "animation"), (SCHEMA_VERSION, "animation", "path")])
+@pytest.mark.parametrize(
+    ("version", "own", "inputs"), [(4, "path", "animation"), (SCHEMA_VERSION, "animation", "path")]
+)
 def test_the_animation_is_a_result_under_the_name_of_its_version(version, own, inputs):
     rows = rows_table([row("a"), error_row("b")])
     rows = rows.rename_columns([column_name(name, version) for name in rows.column_names])
@@ -434,7 +438,10 @@ def test_a_later_version_is_refused_and_nothing_is_called_damaged(out, configure
     record = json.loads(Path(out, "run.json").read_text())
     Path(out, "run.json").write_text(json.dumps(record | {"schema_version": SCHEMA_VERSION + 1}))
     assert cli.main(["verify", out, "--discard"]) == 2
-    assert f"schema version {SCHEMA_VERSION + 1}, and this program knows versions up to {SCHEMA_VERSION}" in capsys.readouterr().err
+    assert (
+        f"schema version {SCHEMA_VERSION + 1}, and this program knows versions up to {SCHEMA_VERSION}"
+        in capsys.readouterr().err
+    )
     with pytest.raises(SettingsError, match=f"schema version {SCHEMA_VERSION + 1}"):
         prepare_run(configure(strength=STRENGTHS))
     Path(out, "run.json").write_text(json.dumps(record | {"schema_version": "x"}))

@@ -147,8 +147,11 @@ def identity_of(entry: Mapping[str, Any]) -> str | None:
     return None
 
 
-def create(fs: Any, path: str, data: bytes) -> bool:
+def create(write: Callable[..., None]) -> bool:
     """Create a file in a store only if its name is free; see ``write_new``.
+
+    Parameters:
+        write: writes the file; fsspec's ``pipe_file`` or ``put_file`` with all arguments but ``mode``.
 
     Returns:
         False when the name is taken.
@@ -157,7 +160,7 @@ def create(fs: Any, path: str, data: bytes) -> bool:
         Exception: whatever fsspec and its drivers raise.
     """
     try:
-        fs.pipe_file(path, data, mode="create")
+        write(mode="create")
     except Exception as error:
         answers = [retry.http_answer(cause) for cause in retry.chain(error)]
         if isinstance(error, FileExistsError) or any(status == _PRECONDITION_FAILED for status, _ in answers):
@@ -165,7 +168,7 @@ def create(fs: Any, path: str, data: bytes) -> bool:
         unknown = isinstance(error, TypeError | NotImplementedError)  # a driver without this mode
         if not unknown and all(status != retry.NOT_IMPLEMENTED for status, _ in answers):
             raise
-        fs.pipe_file(path, data)
+        write()
     return True
 
 

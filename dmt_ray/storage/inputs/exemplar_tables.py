@@ -1,7 +1,4 @@
-"""Exemplars chosen from a table by a SQL filter, with the attributes and groups that the table gives them.
-
-The filter runs in a DuckDB of its own that holds nothing but the table's columns and reaches no file and no network.
-"""
+"""Exemplars chosen from a table by a SQL filter, with the attributes and groups that the table gives them."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -20,15 +16,8 @@ from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.columns import described, is_bytes
 from dmt_ray.storage.inputs.listing import LISTING_SCHEMA, InputItem, Listing, items_of
 from dmt_ray.storage.inputs.registry import open_listing
+from dmt_ray.storage.inputs.sql import matching_rows
 from dmt_ray.storage.inputs.tables import open_tables, read_typed
-
-_ROW = "__dmt_ray_row"
-_CLOSED: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": False,
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-    "allow_community_extensions": False,
-}
 
 
 @dataclass(frozen=True)
@@ -105,21 +94,10 @@ def _columns(uri: str, listing: Listing, count: int) -> pa.Table:
 
 def _matching(uri: str, table: pa.Table, where: str) -> npt.NDArray[np.int64]:
     """Return the numbers of the rows for which the expression is true, rising."""
-    numbered = table.append_column(_ROW, pa.array(np.arange(table.num_rows)))
-    with duckdb.connect(":memory:", config=_CLOSED) as connection:
-        connection.execute("SET lock_configuration = true")
-        try:
-            # ``filter`` takes one expression and nothing else: no second statement, no clause after it.
-            found = connection.from_arrow(numbered).filter(where).project(f'"{_ROW}"').fetchnumpy()[_ROW]
-        except duckdb.Error as error:
-            reason = " ".join(str(error).split("\n\n")[0].split()).rstrip(".")
-            raise SettingsError(
-                f"The filter {where!r} cannot be used on {masked(uri)}: {reason}. It must be one SQL expression, "
-                f'such as "Smiling < 0 AND Male > 0". Columns: {described(table.schema)}.'
-            ) from error
+    found = matching_rows(table, where, uri)
     if not len(found):
         raise SettingsError(f"The filter {where!r} leaves none of the {table.num_rows} rows of {masked(uri)}.")
-    return np.sort(np.asarray(found, np.int64))
+    return found
 
 
 def _attributes(
