@@ -21,6 +21,7 @@ from dmt_ray.errors import SettingsError
 from dmt_ray.output.commit import shard_name, shard_uri, shard_writer
 from dmt_ray.output.dataset_card import CARD_FILE, output_card, write_card
 from dmt_ray.output.expected import Expected
+from dmt_ray.output.grouping import group_by_size
 from dmt_ray.output.plan import load_plan
 from dmt_ray.output.report import some_of
 from dmt_ray.output.run_record import PROGRAM
@@ -189,14 +190,7 @@ def verify_compaction(dest: str, *, deep: bool = False) -> CompactReport:
 
 def _cut(facts: dict[int, ShardFacts], file_size: int) -> list[Part]:
     """Group shards in order, each file at least ``file_size`` bytes, the last one whatever is left."""
-    groups: list[list[int]] = []
-    size = file_size
-    for number in sorted(facts):
-        if size >= file_size:
-            groups.append([])
-            size = 0
-        groups[-1].append(number)
-        size += facts[number].size
+    groups = group_by_size(((number, facts[number].size) for number in sorted(facts)), file_size)
     parts = []
     for index, group in enumerate(groups):
         sums = "\n".join(facts[number].body_sha256 for number in group)

@@ -1,7 +1,8 @@
 """Names of exported pictures: made from ids, safe on every file system, and no two the same.
 
-An id may come from a table and say anything. A name keeps what it can of it: no part of it leaves the folder, is hidden,
-reserved, too long or unprintable, and no two names differ only in case, in how an accent is written, or in an ending.
+An id may come from a table and say anything. A name keeps what it can of it: no part of it leaves the folder, is
+hidden, reserved, too long or unprintable, and no two names differ only in case, in how an accent is written, or in an
+ending.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _SUFFIXES = IMAGE_SUFFIXES | {
 #: What Windows reserves or misreads, and a path's own separators.
 _RESERVED = re.compile(r'[<>:"|?*\\/]')
 _DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(?=[ .]|$)")
-#: Unicode categories: control characters, surrogates, unassigned, line and paragraph separators.
-_UNPRINTABLE = frozenset({"Cc", "Cs", "Cn", "Zl", "Zp"})
+#: Unicode categories: control characters, surrogates, line and paragraph separators.
+_UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 #: Characters that turn the direction of what follows.
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 _DIGITS = 8

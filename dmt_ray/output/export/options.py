@@ -18,7 +18,7 @@ class ExportOptions:
     format: ExportFormat = "files"
     """files: images under the input's folders and names; webdataset: tar archives; huggingface: Parquet files."""
     only: str | None = None
-    """Take only the rows for which this SQL expression over their columns is true, such as "flipped AND strength < 4"."""
+    """Take only rows for which this SQL expression over their columns is true, such as "flipped AND strength < 4"."""
     flat: bool = False
     """files: no folders; a folder's name becomes a part of the file's name."""
     strengths: StrengthNames = "suffix"

@@ -10,11 +10,11 @@ from dmt_ray.storage.files.reading import fetch, open_file, read_bytes, read_ran
 from dmt_ray.storage.files.uris import absolute, is_local, join, resolve
 from dmt_ray.storage.files.writing import (
     check_writable,
+    create_new,
     delete,
     move,
     open_new,
     staged,
-    staged_new,
     sweep_temporary,
     write_atomic,
     write_new,
@@ -27,6 +27,7 @@ __all__ = [
     "TooLargeError",
     "absolute",
     "check_writable",
+    "create_new",
     "delete",
     "exists",
     "fetch",
@@ -46,7 +47,6 @@ __all__ = [
     "read_range",
     "resolve",
     "staged",
-    "staged_new",
     "sweep_temporary",
     "write_atomic",
     "write_new",

@@ -98,20 +98,20 @@ def staged(uri: str) -> Iterator[Path]:
 
 @dataclass
 class NewFile:
-    """A file that is being made; see ``staged_new``."""
+    """A file that is being made; see ``create_new``."""
 
-    path: Path
-    """Where to write it, on this machine."""
+    file: IO[bytes]
+    """Opened for writing."""
     created: bool = False
     """After the block: it has got its name, which was free."""
 
 
 @contextlib.contextmanager
-def staged_new(uri: str) -> Iterator[NewFile]:
+def create_new(uri: str) -> Iterator[NewFile]:
     """Write a file of any size in bounded memory, which gets its name only if that is free: see ``write_new``.
 
-    Yields where to write it; when the block ends without an error, it becomes the file, and ``created`` tells whether
-    its name was free. Where the answer of a store is lost, ``created`` is False also for this call's own file.
+    When the block ends without an error, what was written becomes the file, and ``created`` tells whether its name
+    was free. Where the answer of a store is lost, ``created`` is False also for this call's own file.
 
     Raises:
         StorageError: cannot be written; no partial or temporary file stays behind. So are the block's OSErrors.
@@ -120,17 +120,18 @@ def staged_new(uri: str) -> Iterator[NewFile]:
     try:
         if is_local(uri):
             with local.hidden_beside(local_path(uri)) as path:
-                made = NewFile(path)
-                yield made
+                with path.open("wb") as file:
+                    made = NewFile(file)
+                    yield made
                 made.created = local.publish_new(path, local_path(uri))
             return
         fs, name, _ = remote.locate(uri)
         with scratch_folder("upload") as folder:
-            made = NewFile(folder / "upload")
-            made.path.touch()
-            yield made
+            with (folder / "upload").open("wb") as file:
+                made = NewFile(file)
+                yield made
             if guard(uri, lambda: remote.info(fs, name)) is None:
-                put = functools.partial(fs.put_file, str(made.path), name)
+                put = functools.partial(fs.put_file, str(folder / "upload"), name)
                 made.created = guard(uri, lambda: remote.create(put))
     except OSError as error:
         raise StorageError(uri, reason_of(error)) from error
