@@ -322,13 +322,15 @@ def write_run(run: PreparedRun) -> None:
     for folder in (output, files.join(output, SHARDS_FOLDER)):
         files.sweep_temporary(folder)
     record = run_record(run)
+    card = output_card(run.expected, f"{SHARDS_FOLDER}/*.parquet")
     if run.fresh:
-        begin(run.found, record, run.shards, replaces=run.replace)
-    elif run.extended:
+        begin(run.found, record, run.shards, card, replaces=run.replace)
+        return
+    write_card(output, card)
+    if run.extended:
         extend(output, record, run.shards)
     elif run.found.record is None or run.found.record.planned != record.planned:
         record.write()
-    write_card(output, output_card(run.expected, f"{SHARDS_FOLDER}/*.parquet"))
 
 
 def run_record(run: PreparedRun) -> RunRecord:

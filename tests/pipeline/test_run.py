@@ -78,7 +78,7 @@ def test_from_object_store_to_object_store(configure, photos, bucket):
     assert run_job(config) == 0
     assert run_job(config) == 0
     names = sorted(name.removeprefix(f"{bucket[5:]}/results/first/") for name in store.find(f"{bucket}/results"))
-    assert names == ["plan.parquet", "run.json", "shards/shard-000000.parquet"]
+    assert names == ["README.md", "plan.parquet", "run.json", "shards/shard-000000.parquet"]
     frame = pd.read_parquet(f"{bucket}/results/first/shards/shard-000000.parquet")
     assert list(frame.id) == ["photo-0.jpg", "photo-1.jpg"]
     assert list(frame.uri) == [f"{bucket}/photos/photo-{index}.jpg" for index in range(2)]

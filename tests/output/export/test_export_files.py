@@ -177,7 +177,7 @@ def test_a_stopped_export_goes_on(make_output, dest, small_units, monkeypatch):
     kept = {path for path in first if path.suffix == ".png" and path.name != "00.png"}
     assert {path: first[path] for path in kept} == {path: stamps(dest)[path] for path in kept}
     assert len(manifest(dest)) == 20
-    assert not [path for path in Path(dest).rglob(".*")]
+    assert not list(Path(dest).rglob(".*"))
 
 
 def test_a_run_that_has_changed_since(make_output, dest, small_units):

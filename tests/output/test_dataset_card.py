@@ -43,13 +43,12 @@ def columns():
     )
 
 
-def test_load_dataset_shows_pictures(make_output, datasets, tmp_path, capsys):
+def test_load_dataset_shows_pictures(make_output, datasets, tmp_path):
     made = make_output(IDS, strengths=(1.0, 2.0), errors=["bad.jpg"], columns=columns(), animated=True)
-    for folder in (made.place, str(tmp_path / "dest")):
-        rows = load(datasets, folder) if Path(folder).exists() else None
-        if rows is None:
-            assert compact(made.place, folder, 10**6).complete
-            rows = load(datasets, folder)
+    compaction = str(tmp_path / "dest")
+    assert compact(made.place, compaction, 10**6).complete
+    for folder in (made.place, compaction):
+        rows = load(datasets, folder)
         assert rows.features["image"] == rows.features["animation"] == datasets.Image()
         assert len(rows) == 6
         shown = [row["image"] and row["image"].size for row in rows]
@@ -71,7 +70,7 @@ def test_every_reader_takes_the_shards(make_output):
     assert [(id_, None if image is None else image) for id_, image in zip(frame.id, frame.image, strict=True)] == want
     table = ds.dataset(f"{made.place}/shards").to_table()
     assert list(zip(table["id"].to_pylist(), table["image"].to_pylist(), strict=True)) == want
-    assert duckdb.sql(f"SELECT id, image FROM '{pattern}' ORDER BY step").fetchall() == want
+    assert duckdb.sql(f"SELECT id, image FROM '{pattern}' ORDER BY id").fetchall() == sorted(want)
     polars = pytest.importorskip("polars")
     assert polars.read_parquet(pattern, columns=["id", "image"]).rows() == want
 
@@ -129,9 +128,8 @@ def test_features_are_those_of_the_library(datasets):
     library = datasets.Features.from_arrow_schema(table.schema) | {"image": datasets.Image()}
     assert list(features) == table.column_names
     assert datasets.Features.from_dict(features) == library
-    dumped = yaml.safe_load(yaml.safe_dump(features_yaml(features)))
+    dumped = yaml.safe_load(yaml.safe_dump(features_yaml(features), sort_keys=False))
     assert datasets.Features._from_yaml_list(dumped) == library
-    unknown = pa.schema(
-        [("m", pa.map_(pa.string(), pa.int8())), ("s", pa.struct([("m", pa.map_(pa.int8(), pa.int8()))]))]
-    )
+    map_ = pa.map_(pa.string(), pa.int8())
+    unknown = pa.schema([("m", map_), ("s", pa.struct([("m", map_)])), ("l", pa.list_(map_))])
     assert features_of(unknown, []) == {}
