@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +46,14 @@ class Made:
     pictures: dict[tuple[str, int], bytes]
     """By id and step."""
     rows: pa.Table
+
+
+@pytest.fixture
+def datasets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """The Hugging Face library, which must not ask its hub."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    return importlib.import_module("datasets")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pandas as pd
+import polars
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
@@ -20,13 +21,6 @@ from dmt_ray.output.dataset_features import features_of, features_yaml
 from dmt_ray.storage import files
 
 IDS = ["a.jpg", "bad.jpg", "b/c.png"]
-
-
-@pytest.fixture
-def datasets(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    return pytest.importorskip("datasets")
 
 
 def load(datasets, folder):
@@ -71,7 +65,6 @@ def test_every_reader_takes_the_shards(make_output):
     table = ds.dataset(f"{made.place}/shards").to_table()
     assert list(zip(table["id"].to_pylist(), table["image"].to_pylist(), strict=True)) == want
     assert duckdb.sql(f"SELECT id, image FROM '{pattern}' ORDER BY id").fetchall() == sorted(want)
-    polars = pytest.importorskip("polars")
     assert polars.read_parquet(pattern, columns=["id", "image"]).rows() == want
 
 

@@ -94,7 +94,7 @@ def export(output: str, dest: str, options: ExportOptions) -> ExportReport:
     claim(dest, record)
     units = writer.units()
     pictures = number_of_files = size = created = 0
-    done = each(lambda unit: _do(unit, writer, destination), units, options.threads, stop)
+    done = each(lambda unit: _do(unit, writer, destination), units, min(options.threads, writer.most_threads), stop)
     for count, (entries, new) in enumerate(done, 1):
         created += new
         pictures += sum(entry.id is not None for entry in entries)

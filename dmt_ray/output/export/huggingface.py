@@ -35,6 +35,7 @@ if int(pa.__version__.partition(".")[0]) >= 21:
 class HuggingFaceWriter:
     """Writes Parquet files; see ``FilesWriter`` for the parameters."""
 
+    most_threads = 2  # each holds a row group, twice while it is written
     whole = True
 
     def __init__(

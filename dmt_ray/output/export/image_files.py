@@ -25,6 +25,7 @@ class FilesWriter:
         check: raises when the export is to stop.
     """
 
+    most_threads = 64
     whole = False
 
     def __init__(

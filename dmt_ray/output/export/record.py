@@ -40,9 +40,9 @@ class ExportRecord:
         """Return the file's content."""
         return (json.dumps({"program": _PROGRAM, **asdict(self)}, indent=2) + "\n").encode()
 
-    def done(self, **counts: int) -> ExportRecord:
+    def done(self, *, pictures: int, files: int, errors: int, left_out: int) -> ExportRecord:
         """Return the record of a finished export."""
-        return replace(self, finished=True, **counts)
+        return replace(self, finished=True, pictures=pictures, files=files, errors=errors, left_out=left_out)
 
 
 def claim(dest: str, record: ExportRecord) -> None:

@@ -38,6 +38,8 @@ class Written:
 class Writer(Protocol):
     """A form of export."""
 
+    most_threads: int
+    """Units to work on side by side at most: some forms hold much of each."""
     whole: bool
     """Its files depend on all shards of the run, so an export of a run that has grown is another one."""
 

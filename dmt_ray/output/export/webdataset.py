@@ -23,6 +23,7 @@ from dmt_ray.storage.tar_writer import TarWriter
 class WebDatasetWriter:
     """Writes archives; see ``FilesWriter`` for the parameters."""
 
+    most_threads = 64
     whole = True
 
     def __init__(

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import webdataset
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.output.export import units
@@ -30,7 +31,6 @@ def dest(tmp_path):
 
 
 def test_samples_as_the_library_reads_them(make_output, dest):
-    webdataset = pytest.importorskip("webdataset")
     columns = pa.table(
         {
             "caption": ["größe", None, "x", "y", "z", "w"],

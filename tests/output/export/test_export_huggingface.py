@@ -20,13 +20,6 @@ def dest(tmp_path):
     return str(tmp_path / "dest")
 
 
-@pytest.fixture
-def datasets(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    return pytest.importorskip("datasets")
-
-
 def load(datasets, folder, **options):
     """The rows of a dataset, by the library, and the features that it has."""
     rows = datasets.load_dataset(folder, split="train", cache_dir=str(Path(folder).parent / "cache"), **options)
