@@ -1,7 +1,7 @@
 """Time `dmt-ray export` in all its formats, and measure its memory: python benchmarks/export_speed.py --rows 100000
 
-Each export runs in a process of its own, whose peak of resident memory is what is shown. Memory must not grow with the
-rows: a quarter of them must need almost as much.
+Each export runs in a process of its own, whose peak of resident memory is what is shown. Memory must not grow with
+the rows: a quarter of them must need almost as much.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 import yaml
+from older import make_older
 
 from dmt_ray import cli
 from dmt_ray.output.claim import find_run
@@ -54,6 +55,16 @@ def test_load_dataset_shows_pictures(make_output, datasets, tmp_path):
     card = Path(made.place, CARD_FILE).read_text()
     head = yaml.safe_load(card.split("---\n")[1])
     assert head["configs"][0]["data_files"] == "shards/*.parquet"
+
+
+def test_an_older_output_shows_its_pictures_as_a_compaction(make_output, datasets, tmp_path):
+    made = make_output(IDS, columns=pa.table({"animation_of": ["x", "y", "z"]}), animated=True)
+    make_older(made.place, 4)
+    dest = str(tmp_path / "dest")
+    assert compact(made.place, dest, 10**6).complete
+    rows = load(datasets, dest)
+    assert rows.features["path"] == datasets.Image()
+    assert rows[0]["path"].n_frames == 2
 
 
 def test_every_reader_takes_the_shards(make_output):

@@ -1,6 +1,5 @@
 """What verify finds in an output that was damaged in one way at a time, and that a resume would put it right."""
 
-import hashlib
 import io
 import json
 import shutil
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from older import make_older
 
 from dmt_ray import cli
 from dmt_ray import output as output_package
@@ -24,7 +24,6 @@ from dmt_ray.output.input_columns import output_fields
 from dmt_ray.output.plan import Shard
 from dmt_ray.output.rows import consistent, judge_rows, with_checksums
 from dmt_ray.output.schema import (
-    LAST_UNNUMBERED_VERSION,
     ROW_SCHEMAS,
     SCHEMA_VERSION,
     column_name,
@@ -328,30 +327,6 @@ def test_the_run_record_of_another_run_discards_nothing(out, capsys):
     assert not Path(out, "discarded").exists()
     Path(out, "run.json").write_text(json.dumps(record))
     assert verify_output(out, deep=True).complete
-
-
-def make_older(out, version, *, statistics=True):
-    """Rewrite all files as the given earlier version of this program wrote them."""
-    record = json.loads(Path(out, "run.json").read_text()) | {"schema_version": version}
-    told = version > LAST_UNNUMBERED_VERSION
-    if not told:
-        del record["schema_version"]
-    Path(out, "run.json").write_text(json.dumps(record))
-    for path in Path(out, "shards").iterdir():
-        stamp = pq.ParquetFile(path).metadata.metadata[b"dmt_ray.stamp"].decode()
-        rows = pq.read_table(path)
-        errors = rows["status"].to_pylist().count("error")
-        rows = rows.rename_columns([column_name(name, version) for name in rows.column_names])
-        rows = rows.select(ROW_SCHEMAS[version].names).replace_schema_metadata(None)
-        sink = io.BytesIO()
-        with pq.ParquetWriter(sink, rows.schema, write_page_checksum=True, write_statistics=statistics) as writer:
-            writer.write_table(rows)
-            body = hashlib.sha256(sink.getbuffer()).hexdigest()
-            keys = {"dmt_ray.stamp": stamp, "dmt_ray.body_sha256": body}
-            if told:
-                keys |= {"dmt_ray.schema_version": str(version), "dmt_ray.errors": str(errors)}
-            writer.add_key_value_metadata(keys)
-        path.write_bytes(sink.getvalue())
 
 
 @pytest.mark.parametrize("statistics", [True, False])

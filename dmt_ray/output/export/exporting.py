@@ -59,6 +59,10 @@ class ExportReport:
         return lines
 
 
+#: Bytes of shards that are held side by side at most; one is held in any case.
+_HELD_BYTES = 10**9
+
+
 class _StoppedError(Exception):
     """The export ends early: another unit failed, or the user pressed Ctrl-C."""
 
@@ -94,7 +98,7 @@ def export(output: str, dest: str, options: ExportOptions) -> ExportReport:
     claim(dest, record)
     units = writer.units()
     pictures = number_of_files = size = created = 0
-    done = each(lambda unit: _do(unit, writer, destination), units, min(options.threads, writer.most_threads), stop)
+    done = each(lambda unit: _do(unit, writer, destination), units, _threads(run, options, writer), stop)
     for count, (entries, new) in enumerate(done, 1):
         created += new
         pictures += sum(entry.id is not None for entry in entries)
@@ -108,6 +112,12 @@ def export(output: str, dest: str, options: ExportOptions) -> ExportReport:
     finished = record.done(pictures=pictures, files=number_of_files, errors=errors, left_out=left_out)
     files.write_atomic(files.join(dest, EXPORT_FILE), finished.to_bytes())
     return ExportReport(pictures, number_of_files, size, created, errors, left_out)
+
+
+def _threads(run: ExportedRun, options: ExportOptions, writer: Writer) -> int:
+    """Return how many units to work on side by side: each thread holds a shard."""
+    largest = max(facts.size for facts in run.facts.values())
+    return max(1, min(options.threads, writer.most_threads, _HELD_BYTES // max(1, largest)))
 
 
 def _do(unit: Unit, writer: Writer, destination: Destination) -> tuple[list[Entry], int]:

@@ -7,6 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from older import make_older
 
 from dmt_ray.output.export import huggingface, units
 from dmt_ray.output.export.exporting import export
@@ -62,6 +63,18 @@ def test_without_animations_there_is_no_column_of_them(make_output, dest, datase
     rows, features = load(datasets, dest)
     assert "animation" not in features
     assert (rows[0]["path"], rows[0]["input_animation"]) == ("own", "own too")
+
+
+@pytest.mark.parametrize("version", [1, 4])
+def test_an_older_output_with_its_own_names(make_output, dest, datasets, version):
+    made = make_output(["a.jpg", "b.jpg"], columns=pa.table({"year": [1, 2]}), animated=True)
+    make_older(made.place, version)
+    report = export(made.place, dest, ExportOptions(format="huggingface", only="year > 1"))
+    rows, features = load(datasets, dest)
+    assert (report.pictures, rows[0]["id"], rows[0]["animation"].n_frames) == (1, "b.jpg", 2)
+    assert "path" not in features
+    for name in ("files", "webdataset"):
+        assert export(made.place, f"{dest}-{name}", ExportOptions(format=name)).pictures == 2
 
 
 def test_shards_row_groups_and_what_is_done(make_output, dest, datasets, monkeypatch):
