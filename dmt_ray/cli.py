@@ -19,6 +19,7 @@ from dmt_ray.jobs.registry import JOBS
 from dmt_ray.method.networks.backbone import BackboneName
 from dmt_ray.method.settings import ModelConfig
 from dmt_ray.options import expand_config, option_types, split_lists
+from dmt_ray.output.export.options import ExportOptions
 from dmt_ray.process_exit import EXIT_INTERRUPTED, INTERRUPTED, run_program
 
 EXIT_SETTINGS = 2
@@ -101,6 +102,21 @@ class CompactCommand:
             raise SettingsError(f"--file-size is {self.file_size}; it must be at least 1.")
 
 
+@dataclasses.dataclass(frozen=True)
+class ExportCommand:
+    """Write a finished run's pictures as image files, WebDataset archives or a Hugging Face dataset.
+
+    Error rows are left out. No file is overwritten that the export did not write; DEST/manifest/ tells what it wrote.
+    Interrupted: the same command goes on from there; finished: it changes nothing.
+    """
+
+    output: Annotated[str, tyro.conf.Positional]
+    """The --output of a run."""
+    dest: Annotated[str, tyro.conf.Positional]
+    """An empty folder or URI, or that of an earlier export of this run with the same options."""
+    options: Annotated[ExportOptions, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ExportOptions)
+
+
 def _configs() -> dict[str, tuple[type[Any], str]]:
     """Return the commands that work on photos, with their options and exit codes; all take ``--config``."""
     jobs = {name: (job.config, _JOB_CODES) for name, job in JOBS.items()}
@@ -174,6 +190,7 @@ def _dispatch(argv: list[str]) -> int:
         "weights": WeightsCommand,
         "verify": VerifyCommand,
         "compact": CompactCommand,
+        "export": ExportCommand,
     }
     command = tyro.extras.subcommand_cli_from_dict(
         commands, prog="dmt-ray", description=__doc__, args=argv, config=(tyro.conf.OmitArgPrefixes,)
@@ -182,6 +199,7 @@ def _dispatch(argv: list[str]) -> int:
         WeightsCommand: _weights,
         VerifyCommand: _verify,
         CompactCommand: _compact,
+        ExportCommand: _export,
         ReconstructCommand: _reconstruct,
     }
     return handlers[type(command)](command)
@@ -256,6 +274,15 @@ def _compact(command: CompactCommand) -> int:
         print(line)
     print(f"{report.written} files were written; every checksum was compared and every image decoded.")
     return 0 if report.complete else EXIT_INCOMPLETE
+
+
+def _export(command: ExportCommand) -> int:
+    from dmt_ray.output.export.exporting import export
+
+    report = export(command.output, command.dest, command.options)
+    for line in report.sentences():
+        print(line)
+    return 0
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ class OutputConfig:
     save_path: int = 0
     """Keep so many steps from the input to the result, each with an inversion of its own, as an animation."""
     path_format: PathFormat = "webp"
-    """Encoding of the path column."""
+    """Encoding of the animation column."""
     traversal_only: bool = False
     """Save each image's displacement instead of a picture, for `dmt-ray reconstruct` to finish elsewhere."""
     lpips: bool = True

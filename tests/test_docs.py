@@ -24,7 +24,7 @@ DOCUMENTS = [
 ]
 #: Long options of other programs that the documents mention.
 #: Options of commands that are no jobs.
-OTHERS = {"deep", "discard", "file-size"}
+OTHERS = {"deep", "discard", "file-size", "format", "only", "flat", "strengths", "threads"}
 FOREIGN = OTHERS | {"data", "sheet", "address", "working-dir", "help", "from-env-file", "build-arg", "config"}
 
 

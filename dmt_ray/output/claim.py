@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.output.commit import SHARDS_FOLDER, committed_shards, shard_uri
+from dmt_ray.output.dataset_card import CARD_FILE, is_own_card, write_card
 from dmt_ray.output.layout import MANIFOLD_FOLDER
 from dmt_ray.output.plan import PLAN_FILE, Binding, DamagedPlanError, Plan, bound_to, load_plan, plan_bytes
 from dmt_ray.output.run_record import RUN_FILE, DamagedRecordError, RunRecord, parse_record
@@ -77,6 +78,8 @@ def find_run(output: str, mode: str) -> Found:
         others = names - {PLAN_FILE, RUN_FILE}
         if SHARDS_FOLDER in others and not files.list_names(files.join(output, SHARDS_FOLDER)):
             others -= {SHARDS_FOLDER}
+        if CARD_FILE in others and is_own_card(output):
+            others -= {CARD_FILE}
         marked = plan is not None or any(_is_ours(output, shard) for shard in sorted(shards))
         if others and not marked:
             raise SettingsError(
@@ -146,13 +149,14 @@ def plan_to_resume(found: Found, fingerprint: str) -> Plan | None:
     return found.plan
 
 
-def begin(found: Found, record: RunRecord, plan: Plan, *, replaces: bool) -> None:
-    """Take the place for a new run: ``run.json`` first, then the plan.
+def begin(found: Found, record: RunRecord, plan: Plan, card: bytes, *, replaces: bool) -> None:
+    """Take the place for a new run: ``run.json`` first, then the card and the plan.
 
     Parameters:
         found: what lies there.
         record: of the new run; ``record.plan`` names its plan.
         plan: all shards.
+        card: the dataset card.
         replaces: an earlier run's files are deleted in between.
 
     Raises:
@@ -172,6 +176,7 @@ def begin(found: Found, record: RunRecord, plan: Plan, *, replaces: bool) -> Non
             record = replace(record, plan=found.record.plan)
         record.write()
     _check_owner(output, record)
+    write_card(output, card)
     assert record.plan is not None
     bound = bound_to(plan, Binding(record.fingerprint, record.plan))
     files.write_atomic(files.join(output, PLAN_FILE), plan_bytes(bound))

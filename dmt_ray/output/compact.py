@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,7 +19,9 @@ import pyarrow.compute as pc
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.output.commit import shard_name, shard_uri, shard_writer
+from dmt_ray.output.dataset_card import CARD_FILE, output_card, write_card
 from dmt_ray.output.expected import Expected
+from dmt_ray.output.grouping import group_by_size
 from dmt_ray.output.plan import load_plan
 from dmt_ray.output.report import some_of
 from dmt_ray.output.run_record import PROGRAM
@@ -36,6 +38,7 @@ from dmt_ray.output.shard_file import (
 from dmt_ray.output.verify import verify_output, wrong_images
 from dmt_ray.output.versions import recorded_expected
 from dmt_ray.storage import files
+from dmt_ray.storage.hashing import HashingFile
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +142,7 @@ def compact(output: str, dest: str, file_size: int) -> CompactReport:
     files.write_atomic(files.join(dest, COMPACTION_FILE), (json.dumps(record, indent=2) + "\n").encode())
     for name in _part_names(dest) - {part.name for part in parts}:  # of an earlier compaction into more files
         files.delete(files.join(dest, name))
+    write_card(dest, output_card(expected, "part-*.parquet"))
     found = verify_compaction(dest)
     found.written = written
     found.damaged |= damaged
@@ -175,7 +179,7 @@ def verify_compaction(dest: str, *, deep: bool = False) -> CompactReport:
         with reading_shard(uri) as file:
             keys.append(file.read(columns=["id", "step"]))
         report.rows += part.rows
-    report.strangers = sorted(files.list_names(dest) - {part.name for part in parts} - {COMPACTION_FILE})
+    report.strangers = sorted(files.list_names(dest) - {part.name for part in parts} - {COMPACTION_FILE, CARD_FILE})
     if keys:
         counts = pa.concat_tables(keys).group_by(["id", "step"]).aggregate([([], "count_all")])
         doubled = pc.unique(counts.filter(pc.greater(counts["count_all"], 1))["id"]).to_pylist()
@@ -186,14 +190,7 @@ def verify_compaction(dest: str, *, deep: bool = False) -> CompactReport:
 
 def _cut(facts: dict[int, ShardFacts], file_size: int) -> list[Part]:
     """Group shards in order, each file at least ``file_size`` bytes, the last one whatever is left."""
-    groups: list[list[int]] = []
-    size = file_size
-    for number in sorted(facts):
-        if size >= file_size:
-            groups.append([])
-            size = 0
-        groups[-1].append(number)
-        size += facts[number].size
+    groups = group_by_size(((number, facts[number].size) for number in sorted(facts)), file_size)
     parts = []
     for index, group in enumerate(groups):
         sums = "\n".join(facts[number].body_sha256 for number in group)
@@ -266,7 +263,7 @@ def _part_names(dest: str) -> set[str]:
 def _write(uri: str, part: Part, expected: Expected) -> None:
     """Write a part, a row group for each shard."""
     with files.open_new(uri) as file:
-        hashing = _Hashing(file.write)
+        hashing = HashingFile(file.write)
         with shard_writer(pa.PythonFile(hashing, "w"), expected.schema) as writer:
             for shard in part.shards:
                 with _sound(shard), reading_shard(shard_uri(expected.output, shard)) as opened:
@@ -290,37 +287,6 @@ def _sound(shard: int) -> Iterator[None]:
         raise SettingsError(
             f"{name} is damaged: {error}. Run dmt-ray verify --deep --discard, and the job."
         ) from error
-
-
-class _Hashing:
-    """A file to write to that knows the SHA-256 of what was written."""
-
-    closed = False
-
-    def __init__(self, write: Callable[[bytes], int]) -> None:
-        self._write = write
-        self._sha256 = hashlib.sha256()
-        self._size = 0
-
-    def write(self, data: bytes) -> int:
-        self._sha256.update(data)
-        self._size += len(data)
-        return self._write(data)
-
-    def tell(self) -> int:
-        return self._size
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def writable(self) -> bool:
-        return True
-
-    def hexdigest(self) -> str:
-        return self._sha256.hexdigest()
 
 
 def _footer_fault(uri: str, part: Part, schema: pa.Schema | None) -> str | None:

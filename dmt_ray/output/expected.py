@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from dmt_ray.output.plan import Plan, Shard
-from dmt_ray.output.schema import SCHEMA_VERSION, row_schema
+from dmt_ray.output.schema import ROW_SCHEMAS, SCHEMA_VERSION, row_schema
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class Expected:
     def schema(self) -> pa.Schema:
         """All columns of a file."""
         return row_schema(self.input_columns, self.version)
+
+    @property
+    def own_schema(self) -> pa.Schema:
+        """The columns of a file that are not the input's."""
+        return ROW_SCHEMAS[self.version]
 
     def stamp(self, shard: Shard) -> str:
         """Return the stamp of one of the run's shards."""

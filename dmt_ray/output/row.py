@@ -22,7 +22,7 @@ class Row:
     image_format: str | None = None
     width: int | None = None
     height: int | None = None
-    path: bytes | None = None
+    animation: bytes | None = None
     displacement: bytes | None = None
     budget_weight: float | None = None
     rbf_variance: float | None = None

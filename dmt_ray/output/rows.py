@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from dmt_ray.output.expected import Expected
 from dmt_ray.output.plan import Shard
-from dmt_ray.output.schema import RESULT_COLUMNS, ROW_SCHEMAS
+from dmt_ray.output.schema import RESULT_COLUMNS, ROW_SCHEMAS, column_name
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.listing import InputItem
 
@@ -219,7 +219,8 @@ def _row_faults(rows: pa.Table, expected: Expected) -> dict[int, Fault]:
         note(failed & ~valid, f"it is an error row without {name}")
         note(ok & valid, f"it is ok and has {name}")
     if failed.any():
-        for name in RESULT_COLUMNS:
+        for column in RESULT_COLUMNS:
+            name = column_name(column, expected.version)
             if name in names:
                 note(failed & _valid(rows[name]), f"it is an error row with {name}")
     if "flipped" in names:

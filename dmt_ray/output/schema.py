@@ -35,7 +35,7 @@ ROW_SCHEMA = pa.schema(
         ("image_format", pa.string()),
         ("width", pa.int32()),  # of the image column, in pixels
         ("height", pa.int32()),
-        ("path", pa.large_binary()),  # an animation of the way from the input to the image
+        ("animation", pa.large_binary()),  # an animation of the way from the input to the image
         ("displacement", pa.large_binary()),  # of all the image's steps, in the row of the first one
         ("budget_weight", pa.float64()),
         ("rbf_variance", pa.float64()),
@@ -71,9 +71,25 @@ _SINCE = {
     **dict.fromkeys(("frames", "truncated"), 5),
 }
 
+#: Columns that had another name up to a version: that version, and the name.
+_RENAMED = {"animation": (4, "path")}
+
+
+def column_name(column: str, version: int) -> str:
+    """Return what a column of ``ROW_SCHEMA`` is called in files of a version that has it."""
+    last, earlier = _RENAMED.get(column, (0, column))
+    return earlier if version <= last else column
+
+
 #: The columns of each version.
 ROW_SCHEMAS = {
-    version: pa.schema([field for field in ROW_SCHEMA if _SINCE.get(field.name, 1) <= version])
+    version: pa.schema(
+        [
+            field.with_name(column_name(field.name, version))
+            for field in ROW_SCHEMA
+            if _SINCE.get(field.name, 1) <= version
+        ]
+    )
     for version in range(1, SCHEMA_VERSION + 1)
 }
 
@@ -84,7 +100,7 @@ RESULT_COLUMNS = (
     "image_format",
     "width",
     "height",
-    "path",
+    "animation",
     "displacement",
     "budget_weight",
     "rbf_variance",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event
 from typing import IO, TypeVar
 
 import pyarrow as pa
@@ -265,13 +266,28 @@ def strangers(output: str, plan: Plan) -> list[str]:
     )
 
 
-def each(action: Callable[[Input], Output], inputs: Iterable[Input], threads: int = READERS) -> Iterator[Output]:
-    """Yield the action's results in order, computed in threads that are only a few inputs ahead."""
+def each(
+    action: Callable[[Input], Output], inputs: Iterable[Input], threads: int = READERS, stop: Event | None = None
+) -> Iterator[Output]:
+    """Yield the action's results in order, computed in threads that are only a few inputs ahead.
+
+    Parameters:
+        action: what to do with an input.
+        inputs: taken one by one.
+        threads: how many.
+        stop: set at the end, also at an early one, which waits for the actions that are running.
+    """
     waiting: deque[Future[Output]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        for value in inputs:
-            waiting.append(pool.submit(action, value))
-            if len(waiting) >= 2 * threads:
+        try:
+            for value in inputs:
+                waiting.append(pool.submit(action, value))
+                if len(waiting) >= 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        finally:
+            if stop is not None:
+                stop.set()
+            for future in waiting:
+                future.cancel()

@@ -28,6 +28,7 @@ from dmt_ray.jobs.manifolds import (
 )
 from dmt_ray.output.claim import Found, begin, extend, find_run, plan_to_resume
 from dmt_ray.output.commit import SHARDS_FOLDER, shard_name
+from dmt_ray.output.dataset_card import output_card, write_card
 from dmt_ray.output.expected import Expected
 from dmt_ray.output.input_columns import output_fields
 from dmt_ray.output.plan import Plan, extend_plan, load_plan, make_plan
@@ -344,9 +345,12 @@ def write_run(run: PreparedRun) -> None:
     for folder in (output, files.join(output, SHARDS_FOLDER)):
         files.sweep_temporary(folder)
     record = run_record(run)
+    card = output_card(run.expected, f"{SHARDS_FOLDER}/*.parquet")
     if run.fresh:
-        begin(run.found, record, run.shards, replaces=run.replace)
-    elif run.extended:
+        begin(run.found, record, run.shards, card, replaces=run.replace)
+        return
+    write_card(output, card)
+    if run.extended:
         extend(output, record, run.shards)
     elif run.found.record is None or run.found.record.planned != record.planned:
         record.write()

@@ -268,7 +268,7 @@ class ShardProcessor:
             verdict_before=None if verdict is None else verdict.before,
             verdict_after=None if verdict is None else verdict.after,
             flipped=None if verdict is None else verdict.flipped,
-            path=encode_animation(edit.frames, output.path_format) if edit.frames else None,
+            animation=encode_animation(edit.frames, output.path_format) if edit.frames else None,
         )
 
 

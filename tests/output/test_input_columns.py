@@ -185,7 +185,14 @@ def test_an_image_that_failed_already_keeps_its_own_error(tmp_path):
     listing = open_listing(str(tmp_path / "t.parquet"))
     pq.write_table(pa.table({"uri": ["b", "a"], "n": [2, 1]}), tmp_path / "t.parquet")
     items = list(listing)
-    results = {"image": b"x", "image_sha256": "0", "width": 1, "height": 1, "displacement_norm": 1.0, "path": b"x"}
+    results = {
+        "image": b"x",
+        "image_sha256": "0",
+        "width": 1,
+        "height": 1,
+        "displacement_norm": 1.0,
+        "animation": b"x",
+    }
     rows = rows_table(
         {"id": item.id, "step": step, "status": status, "error_type": kind, **values}
         for item, status, kind, values in zip(items, ["ok", "error"], [None, "truncated"], [results, {}], strict=True)

@@ -1,6 +1,5 @@
 """What verify finds in an output that was damaged in one way at a time, and that a resume would put it right."""
 
-import hashlib
 import io
 import json
 import shutil
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from older import make_older
 
 from dmt_ray import cli
 from dmt_ray import output as output_package
@@ -20,9 +20,16 @@ from dmt_ray.output.commit import commit_shard, shard_uri, write_shard
 from dmt_ray.output.compact import compact
 from dmt_ray.output.discard import discard_unsound
 from dmt_ray.output.expected import Expected
+from dmt_ray.output.input_columns import output_fields
 from dmt_ray.output.plan import Shard
-from dmt_ray.output.rows import consistent, judge_rows
-from dmt_ray.output.schema import LAST_UNNUMBERED_VERSION, ROW_SCHEMAS, SCHEMA_VERSION, row_schema, rows_table
+from dmt_ray.output.rows import consistent, judge_rows, with_checksums
+from dmt_ray.output.schema import (
+    ROW_SCHEMAS,
+    SCHEMA_VERSION,
+    column_name,
+    row_schema,
+    rows_table,
+)
 from dmt_ray.output.verify import verify_output
 from dmt_ray.pipeline.prepare import prepare_run, write_run
 from dmt_ray.pipeline.run import run_job
@@ -322,33 +329,11 @@ def test_the_run_record_of_another_run_discards_nothing(out, capsys):
     assert verify_output(out, deep=True).complete
 
 
-def make_older(out, version, *, statistics=True):
-    """Rewrite all files as the given earlier version of this program wrote them."""
-    record = json.loads(Path(out, "run.json").read_text()) | {"schema_version": version}
-    told = version > LAST_UNNUMBERED_VERSION
-    if not told:
-        del record["schema_version"]
-    Path(out, "run.json").write_text(json.dumps(record))
-    for path in Path(out, "shards").iterdir():
-        stamp = pq.ParquetFile(path).metadata.metadata[b"dmt_ray.stamp"].decode()
-        rows = pq.read_table(path)
-        errors = rows["status"].to_pylist().count("error")
-        rows = rows.select(ROW_SCHEMAS[version].names).replace_schema_metadata(None)
-        sink = io.BytesIO()
-        with pq.ParquetWriter(sink, rows.schema, write_page_checksum=True, write_statistics=statistics) as writer:
-            writer.write_table(rows)
-            body = hashlib.sha256(sink.getbuffer()).hexdigest()
-            keys = {"dmt_ray.stamp": stamp, "dmt_ray.body_sha256": body}
-            if told:
-                keys |= {"dmt_ray.schema_version": str(version), "dmt_ray.errors": str(errors)}
-            writer.add_key_value_metadata(keys)
-        path.write_bytes(sink.getvalue())
-
-
 @pytest.mark.parametrize("statistics", [True, False])
 @pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_an_older_output_is_verified_by_its_own_version(out, configure, tmp_path, capsys, version, statistics):
     assert len(ROW_SCHEMAS[version]) == {1: 30, 2: 31, 3: 33, 4: 36}[version]
+    assert ("path" in ROW_SCHEMAS[version].names, "animation" in ROW_SCHEMAS[version].names) == (True, False)
     make_older(out, version, statistics=statistics)
     report = verify_output(out, deep=True)
     assert report.complete
@@ -373,13 +358,36 @@ def test_an_older_output_is_verified_by_its_own_version(out, configure, tmp_path
 
 def test_a_column_of_a_later_version_is_the_inputs_own_in_an_earlier_one():
     own = pa.schema([("flipped", pa.string()), ("verdict_before", pa.float64())])
-    rows = rows_table([row("a"), error_row("b")]).select(ROW_SCHEMAS[3].names)
+    rows = rows_table([row("a"), error_row("b")])
+    rows = rows.rename_columns([column_name(name, 3) for name in rows.column_names]).select(ROW_SCHEMAS[3].names)
     rows = rows.append_column("flipped", pa.array(["over", "over"]))
     rows = rows.append_column("verdict_before", pa.array([float("nan"), 1.0]))
     expected = Expected("out", 1, "f", own, version=3)
     assert rows.schema == row_schema(own, 3)
     judged = judge_rows(rows.set_column(9, "image_sha256", pa.array(["0", None])), Shard(0, ITEMS), expected)
     assert (judged.faults, judged.errors) == ({}, 1)
+
+
+@pytest.mark.parametrize(
+    ("version", "own", "inputs"), [(4, "path", "animation"), (SCHEMA_VERSION, "animation", "path")]
+)
+def test_the_animation_is_a_result_under_the_name_of_its_version(version, own, inputs):
+    rows = rows_table([row("a"), error_row("b")])
+    rows = rows.rename_columns([column_name(name, version) for name in rows.column_names])
+    rows = with_checksums(rows.append_column(inputs, pa.array(["a file name", "another"])))
+    expected = Expected("out", 1, "f", pa.schema([(inputs, pa.string())]), version=version)
+    assert rows.schema == expected.schema
+    assert judge_rows(rows, Shard(0, ITEMS), expected).faults == {}
+    place = rows.column_names.index(own)
+    moving = rows.set_column(place, own, pa.array([None, b"x"], pa.large_binary()))
+    assert judge_rows(moving, Shard(0, ITEMS), expected).faults["b"].reason == f"it is an error row with {own}"
+
+
+def test_a_column_of_the_input_may_be_called_path():
+    assert output_fields(pa.schema([("path", pa.string()), ("animation", pa.string())])).names == [
+        "path",
+        "input_animation",
+    ]
 
 
 def test_flips_are_counted_by_step(configure, tmp_path):

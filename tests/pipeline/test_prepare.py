@@ -28,7 +28,8 @@ def written(configure, tmp_path):
 
 
 def test_a_fresh_plan_has_every_input_once(written, tmp_path):
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["plan.parquet", "run.json", "shards"]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["README.md", "plan.parquet", "run.json", "shards"]
     plan = load_plan(str(tmp_path / "out"))
     assert list(plan) == list(written.shards)
     assert [len(shard.items) for shard in plan] == [2, 2, 2]

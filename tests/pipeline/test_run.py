@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from dmt_ray import cli
 from dmt_ray.output.schema import ROW_SCHEMA
 from dmt_ray.pipeline.run import run_job
 
@@ -78,8 +79,12 @@ def test_from_object_store_to_object_store(configure, photos, bucket):
     assert run_job(config) == 0
     assert run_job(config) == 0
     names = sorted(name.removeprefix(f"{bucket[5:]}/results/first/") for name in store.find(f"{bucket}/results"))
-    assert names == ["plan.parquet", "run.json", "shards/shard-000000.parquet"]
+    assert names == ["README.md", "plan.parquet", "run.json", "shards/shard-000000.parquet"]
+    assert cli.main(["export", f"{bucket}/results/first", f"{bucket}/pictures"]) == 0
+    made = sorted(name.removeprefix(f"{bucket[5:]}/pictures/") for name in store.find(f"{bucket}/pictures"))
+    assert made == ["export.json", "manifest/part-000000.parquet", "photo-0.png", "photo-1.png"]
     frame = pd.read_parquet(f"{bucket}/results/first/shards/shard-000000.parquet")
+    assert list(frame.image) == [store.cat_file(f"{bucket}/pictures/photo-{index}.png") for index in range(2)]
     assert list(frame.id) == ["photo-0.jpg", "photo-1.jpg"]
     assert list(frame.uri) == [f"{bucket}/photos/photo-{index}.jpg" for index in range(2)]
 

@@ -100,7 +100,7 @@ def test_a_sweep_with_masks_groups_and_the_path(faces, tmp_path):
         assert row.witness_after < row.witness_before
         assert row.budget_weight > 0
         assert row.psnr_to_input < frame.psnr_to_input[name, 0]
-        animation = Image.open(BytesIO(row.path))
+        animation = Image.open(BytesIO(row.animation))
         assert animation.format == "WEBP"
         assert animation.n_frames == 3
         assert animation.size == (64, 64)

@@ -10,6 +10,7 @@ from dmt_ray.storage.files.reading import fetch, open_file, read_bytes, read_ran
 from dmt_ray.storage.files.uris import absolute, is_local, join, resolve
 from dmt_ray.storage.files.writing import (
     check_writable,
+    create_new,
     delete,
     move,
     open_new,
@@ -26,6 +27,7 @@ __all__ = [
     "TooLargeError",
     "absolute",
     "check_writable",
+    "create_new",
     "delete",
     "exists",
     "fetch",

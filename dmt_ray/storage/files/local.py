@@ -199,20 +199,32 @@ def write_new(path: Path, data: bytes) -> bool:
     """Create a file with all its bytes at once; return False, and change nothing, where the name is taken."""
     with _hidden(path) as temporary:
         temporary.write_bytes(data)
-        _flush(temporary)
+        return publish_new(temporary, path)
+
+
+@contextlib.contextmanager
+def hidden_beside(path: Path) -> Iterator[Path]:
+    """Yield an empty file with a hidden name beside a file, for ``publish_new``; it is gone at the end."""
+    with _hidden(path) as temporary:
+        yield temporary
+
+
+def publish_new(temporary: Path, path: Path) -> bool:
+    """Give a complete file a name; return False, and change nothing, where the name is taken."""
+    _flush(temporary)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Without hard links, the empty name is claimed first and then replaced.
         try:
-            os.link(temporary, path)
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         except FileExistsError:
             return False
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            # Without hard links, the empty name is claimed first and then replaced.
-            try:
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-            except FileExistsError:
-                return False
-            temporary.replace(path)
+        temporary.replace(path)
     _flush_folder(path.parent)
     return True
 

@@ -176,8 +176,11 @@ def read_at_most(fs: Any, path: str, size: int, known: int | None) -> bytes:
     return cast(bytes, fs.cat_file(path, start=0, end=size))
 
 
-def create(fs: Any, path: str, data: bytes) -> bool:
+def create(write: Callable[..., None]) -> bool:
     """Create a file in a store only if its name is free; see ``write_new``.
+
+    Parameters:
+        write: writes the file; fsspec's ``pipe_file`` or ``put_file`` with all arguments but ``mode``.
 
     Returns:
         False when the name is taken.
@@ -186,7 +189,7 @@ def create(fs: Any, path: str, data: bytes) -> bool:
         Exception: whatever fsspec and its drivers raise.
     """
     try:
-        fs.pipe_file(path, data, mode="create")
+        write(mode="create")
     except Exception as error:
         answers = [retry.http_answer(cause) for cause in retry.chain(error)]
         if isinstance(error, FileExistsError) or any(status == _PRECONDITION_FAILED for status, _ in answers):
@@ -194,7 +197,7 @@ def create(fs: Any, path: str, data: bytes) -> bool:
         unknown = isinstance(error, TypeError | NotImplementedError)  # a driver without this mode
         if not unknown and all(status != retry.NOT_IMPLEMENTED for status, _ in answers):
             raise
-        fs.pipe_file(path, data)
+        write()
     return True
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -63,7 +65,7 @@ def write_new(uri: str, data: bytes) -> bool:
 
     def create() -> bool:
         # A client sends a request again when its answer is lost: what refuses it then may be this call's own file.
-        return remote.create(fs, path, data) or bytes(fs.cat_file(path)) == data
+        return remote.create(functools.partial(fs.pipe_file, path, data)) or bytes(fs.cat_file(path)) == data
 
     return guard(uri, create)
 
@@ -90,6 +92,47 @@ def staged(uri: str) -> Iterator[Path]:
             path.touch()
             yield path
             guard(uri, lambda: fs.put_file(str(path), name))
+    except OSError as error:
+        raise StorageError(uri, reason_of(error)) from error
+
+
+@dataclass
+class NewFile:
+    """A file that is being made; see ``create_new``."""
+
+    file: IO[bytes]
+    """Opened for writing."""
+    created: bool = False
+    """After the block: it has got its name, which was free."""
+
+
+@contextlib.contextmanager
+def create_new(uri: str) -> Iterator[NewFile]:
+    """Write a file of any size in bounded memory, which gets its name only if that is free: see ``write_new``.
+
+    When the block ends without an error, what was written becomes the file, and ``created`` tells whether its name
+    was free. Where the answer of a store is lost, ``created`` is False also for this call's own file.
+
+    Raises:
+        StorageError: cannot be written; no partial or temporary file stays behind. So are the block's OSErrors.
+        SettingsError: the URI's scheme is unknown or its driver is not installed.
+    """
+    try:
+        if is_local(uri):
+            with local.hidden_beside(local_path(uri)) as path:
+                with path.open("wb") as file:
+                    made = NewFile(file)
+                    yield made
+                made.created = local.publish_new(path, local_path(uri))
+            return
+        fs, name, _ = remote.locate(uri)
+        with scratch_folder("upload") as folder:
+            with (folder / "upload").open("wb") as file:
+                made = NewFile(file)
+                yield made
+            if guard(uri, lambda: remote.info(fs, name)) is None:
+                put = functools.partial(fs.put_file, str(folder / "upload"), name)
+                made.created = guard(uri, lambda: remote.create(put))
     except OSError as error:
         raise StorageError(uri, reason_of(error)) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -53,6 +54,25 @@ def test_a_store_refuses_the_second_of_two_writers_that_both_saw_no_file(folder,
     assert files.write_new(uri, b"first")
     assert not files.write_new(uri, b"second")
     assert files.read_bytes(uri) == b"first"
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_large_file_gets_its_name_only_if_that_is_free(folder, monkeypatch, asked):
+    if not asked:
+        monkeypatch.setattr(remote, "info", lambda fs, path: None)  # both asked before either wrote
+    uri = join(folder, "deep/part.tar")
+    for data, free in ((b"first", True), (b"second", False)):
+        with files.create_new(uri) as made:
+            made.file.write(data)
+        assert made.created is free
+    monkeypatch.undo()
+    assert files.read_bytes(uri) == b"first"
+    with contextlib.suppress(ZeroDivisionError), files.create_new(join(folder, "deep/half.tar")) as made:
+        made.file.write(b"half")
+        raise ZeroDivisionError
+    assert files.list_names(join(folder, "deep")) == {"part.tar"}
+    if files.is_local(folder):
+        assert [path.name for path in Path(folder, "deep").iterdir()] == ["part.tar"]
 
 
 @pytest.mark.parametrize("kind", ["drop-upload", "error-500", "drop-answer"])

@@ -1,0 +1,1 @@
+"""A finished run's pictures as files, WebDataset archives or a Hugging Face dataset."""
