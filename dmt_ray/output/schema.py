@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 #: The schema version that this program writes. Earlier ones can still be verified, compacted and read.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 #: Versions up to this one did not write their number into the footer.
 LAST_UNNUMBERED_VERSION = 2
 
@@ -35,6 +35,7 @@ ROW_SCHEMA = pa.schema(
         ("image_format", pa.string()),
         ("width", pa.int32()),  # of the image column, in pixels
         ("height", pa.int32()),
+        ("digital_source_type", pa.string()),  # how the image came to be: a term of the IPTC's vocabulary
         ("path", pa.large_binary()),  # an animation of the way from the input to the image
         ("displacement", pa.large_binary()),  # of all the image's steps, in the row of the first one
         ("budget_weight", pa.float64()),
@@ -66,6 +67,7 @@ _SINCE = {
     "displacement": 2,
     **dict.fromkeys(("input_sha256", "warning"), 3),
     **dict.fromkeys(("verdict_before", "verdict_after", "flipped"), 4),
+    "digital_source_type": 5,
 }
 
 #: The columns of each version.
@@ -81,6 +83,7 @@ RESULT_COLUMNS = (
     "image_format",
     "width",
     "height",
+    "digital_source_type",
     "path",
     "displacement",
     "budget_weight",

@@ -42,7 +42,13 @@ def bench_of(config):
     exemplars, learned = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu")
     assert learned.skipped == []
     processor = ShardProcessor(
-        run.weights.arrays, exemplars, run.config, device="cpu", weights_label=run.weights_label, worker="here:1"
+        run.weights.arrays,
+        exemplars,
+        run.config,
+        device="cpu",
+        weights_label=run.weights_label,
+        fingerprint=run.fingerprint,
+        worker="here:1",
     )
     return run, processor
 
