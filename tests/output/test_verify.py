@@ -45,6 +45,7 @@ def row(id_, step=0, seed=0):
         "image_format": "png",
         "width": 16,
         "height": 12,
+        "digital_source_type": "algorithmicallyEnhanced",
     }
 
 
@@ -346,9 +347,9 @@ def make_older(out, version, *, statistics=True):
 
 
 @pytest.mark.parametrize("statistics", [True, False])
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_an_older_output_is_verified_by_its_own_version(out, configure, tmp_path, capsys, version, statistics):
-    assert len(ROW_SCHEMAS[version]) == {1: 30, 2: 31, 3: 33}[version]
+    assert len(ROW_SCHEMAS[version]) == {1: 30, 2: 31, 3: 33, 4: 36}[version]
     make_older(out, version, statistics=statistics)
     report = verify_output(out, deep=True)
     assert report.complete
@@ -358,7 +359,9 @@ def test_an_older_output_is_verified_by_its_own_version(out, configure, tmp_path
     assert said.count(f"Its schema version is {version}") == 1
     assert "0 files were moved aside" in said
     for options in ({}, {"retry_failed": True}, {"extend": True}):
-        with pytest.raises(SettingsError, match=f"schema version {version}, and this program writes version 4"):
+        with pytest.raises(
+            SettingsError, match=f"schema version {version}, and this program writes version {SCHEMA_VERSION}"
+        ):
             prepare_run(configure(strength=STRENGTHS, **options))
     dest = str(tmp_path / "dest")
     assert compact(out, dest, 10**9).complete
@@ -401,10 +404,10 @@ def test_flips_are_counted_by_step(configure, tmp_path):
 
 def test_a_later_version_is_refused_and_nothing_is_called_damaged(out, configure, capsys):
     record = json.loads(Path(out, "run.json").read_text())
-    Path(out, "run.json").write_text(json.dumps(record | {"schema_version": 5}))
+    Path(out, "run.json").write_text(json.dumps(record | {"schema_version": 6}))
     assert cli.main(["verify", out, "--discard"]) == 2
-    assert "schema version 5, and this program knows versions up to 4" in capsys.readouterr().err
-    with pytest.raises(SettingsError, match="schema version 5"):
+    assert "schema version 6, and this program knows versions up to 5" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="schema version 6"):
         prepare_run(configure(strength=STRENGTHS))
     Path(out, "run.json").write_text(json.dumps(record | {"schema_version": "x"}))
     assert cli.main(["verify", out]) == 2
