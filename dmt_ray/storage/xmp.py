@@ -47,6 +47,7 @@ _STALE = {
     _XMP: frozenset(("Thumbnails",)),
     _MEDIA: frozenset(("InstanceID",)),
     _PHOTOSHOP: frozenset(("ICCProfile", "ColorMode", "LegacyIPTCDigest")),
+    "http://purl.org/dc/terms/": frozenset(("provenance",)),  # where the old file's C2PA manifest lies
     _IPTC_EXT: frozenset(("DigitalSourceType", "DigitalSourcefileType")),
 }
 #: Namespaces of what hangs on the old file: further data, depth maps, motion, gain maps.
