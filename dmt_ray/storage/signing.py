@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from dmt_ray import __version__
-from dmt_ray.errors import ImageError, SettingsError
+from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.storage.metadata import read_metadata
 from dmt_ray.storage.provenance import VOCABULARY
 from dmt_ray.storage.xmp import Packet
@@ -26,6 +26,10 @@ _SETTINGS = {
     "builder": {"thumbnail": {"enabled": False}},  # a thumbnail of the parent would show the old picture
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
 }
+
+
+class SigningError(DmtError):
+    """A result could not be signed; the message says why."""
 
 
 def check_signing(certificate: bytes, key: bytes) -> str:
@@ -85,7 +89,7 @@ def sign_image(
 
     Raises:
         SettingsError: certificate or key cannot be used.
-        ImageError: kind ``unsigned`` when the library refuses; says why.
+        SigningError: the library refuses; says why.
     """
     algorithm = check_signing(certificate, key)
     import c2pa
@@ -109,7 +113,7 @@ def sign_image(
             builder.sign(signer, mime_type, io.BytesIO(data), signed)
     except c2pa.C2paError as error:
         reason = " ".join(str(error).split())[:300]
-        raise ImageError("unsigned", f"The result could not be signed: {reason}.") from error
+        raise SigningError(f"The result could not be signed: {reason}.") from error
     return signed.getvalue()
 
 

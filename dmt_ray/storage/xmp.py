@@ -58,10 +58,7 @@ _STALE_SPACES = (
     "http://ns.apple.com/HDRGainMap/1.0/",
 )
 
-_EMPTY = (
-    f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}">'
-    '<rdf:Description rdf:about=""/></rdf:RDF></x:xmpmeta>'
-)
+_EMPTY = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}"/></x:xmpmeta>'
 _BEGIN = '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
 _END = '<?xpacket end="w"?>'
 
@@ -102,6 +99,7 @@ class Packet:
             raise XmpError("it has no RDF in it")
         self._rdf = found[0]
         self._declares_rdf = self._rdf.prefix != "rdf"
+        self._added: Element | None = None
         #: The input's own term, where it has one.
         self.digital_source_type = self._source_type()
 
@@ -117,7 +115,7 @@ class Packet:
 
     def add_fields(self, fields: Fields) -> None:
         """Add what is not there yet."""
-        added = self._new_description()
+        added = self._own_description()
         for name, text in fields.texts.items():
             if not self._has(_PHOTOSHOP, name):
                 self._set(added, _PHOTOSHOP, name, text)
@@ -132,7 +130,7 @@ class Packet:
     def add_provenance(self, provenance: Provenance) -> str:
         """Add how the result came to be; return the term that now stands there."""
         term = provenance.source_type_of(self.digital_source_type)
-        added = self._new_description()
+        added = self._own_description()
         self._set(added, _IPTC_EXT, "DigitalSourceType", VOCABULARY + term)
         if not self._has(_XMP, "CreatorTool"):  # it names the first tool of all
             self._set(added, _XMP, "CreatorTool", provenance.program)
@@ -205,13 +203,14 @@ class Packet:
         parent.appendChild(outer)
         return items
 
-    def _new_description(self) -> Element:
-        """Append an empty description of the same resource as the others."""
-        about = next((each.getAttributeNS(_RDF, "about") for each in self._descriptions()), "")
-        made = self._element(_RDF, "Description")
-        made.setAttributeNS(_RDF, "rdf:about", about)
-        self._rdf.appendChild(made)
-        return made
+    def _own_description(self) -> Element:
+        """Return the description that this program adds, of the same resource as the others."""
+        if self._added is None:
+            about = next((each.getAttributeNS(_RDF, "about") for each in self._descriptions()), "")
+            self._added = self._element(_RDF, "Description")
+            self._added.setAttributeNS(_RDF, "rdf:about", about)
+            self._rdf.appendChild(self._added)
+        return self._added
 
     def _element(self, space: str, name: str) -> Element:
         made = self._document.createElementNS(space, f"{_PREFIXES[space]}:{name}")
