@@ -218,7 +218,8 @@ def _read_png_text(kind: bytes, content: memoryview, found: Metadata) -> None:
         rest = rest[1:]
     text = _inflated(rest) if packed else bytes(rest[: MOST_BYTES + 1])
     if text is None or len(text) > MOST_BYTES:
-        found.faults.append(f"a PNG text (more than {MOST_BYTES} bytes)")
+        name = "XMP" if keyword == _XMP_KEYWORD else f"the text {keyword.decode('latin-1')}"
+        found.faults.append(f"{name} (more than {MOST_BYTES} bytes)")
     elif keyword == _XMP_KEYWORD:
         found.xmp = text
     elif title is not None:
