@@ -16,7 +16,10 @@ from dmt_ray.errors import SettingsError
 PathFormat = Literal["webp", "gif"]
 
 
-ImageFormat = Literal["png", "jpeg", "webp"]
+ImageFormat = Literal["png", "jpeg", "webp", "png16"]
+
+
+MetadataChoice = Literal["keep", "none"]
 
 
 Resolution = Literal["native", "working"]
@@ -105,7 +108,10 @@ class OutputConfig:
     shard_size: int = 32
     """Images per shard: one shard is one Parquet file and one unit of retry."""
     image_format: ImageFormat = "png"
-    """Encoding of the image column."""
+    """Encoding of the image column; png16 has 16 bits per channel, all others 8."""
+    metadata: MetadataChoice = "keep"
+    """keep writes each input's EXIF, XMP, IPTC and resolution into its results; none leaves them out. Either way, the
+    file says how the result came to be."""
     image_quality: int = 95
     """Quality for jpeg and webp, 1 to 100."""
     resolution: Resolution = "native"
@@ -122,6 +128,7 @@ class OutputConfig:
     def __post_init__(self) -> None:
         """Check ranges and names."""
         require_choice("image_format", self.image_format, ImageFormat)
+        require_choice("metadata", self.metadata, MetadataChoice)
         require_choice("resolution", self.resolution, Resolution)
         require_choice("path_format", self.path_format, PathFormat)
         require(0 <= self.save_path <= 100, "save_path", self.save_path, "between 0 and 100")

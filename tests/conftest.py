@@ -14,7 +14,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from faulty_s3 import SECRET, FaultyS3
-from material import chaos_environment, photo
+from material import ARTIST, chaos_environment, photo
+from PIL import Image
 
 from dmt_ray.config import ComputeConfig, InputConfig, OutputConfig, RunConfig
 from dmt_ray.jobs.colorize import ColorizeConfig, ReferenceConfig
@@ -94,7 +95,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(5):
         photo(index).save(folder / "references" / f"{index}.png")
     for index in range(4):
-        photo(100 + index, 80 + 8 * index, 64).convert("L").save(folder / "inputs" / f"photo-{index}.jpg")
+        exif = Image.Exif()
+        exif[ARTIST] = f"Artist {index}"
+        image = photo(100 + index, 80 + 8 * index, 64).convert("L")
+        image.save(folder / "inputs" / f"photo-{index}.jpg", exif=exif)
     (folder / "inputs" / "empty.jpg").write_bytes(b"")
     whole = (folder / "inputs" / "photo-0.jpg").read_bytes()
     (folder / "inputs" / "truncated.jpg").write_bytes(whole[: len(whole) // 2])

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from dmt_ray.storage.png_chunks import png_chunks
+
+#: EXIF's number of the tag with the artist's name.
+ARTIST = 0x013B
 
 
 def photo(seed: int, width: int = 80, height: int = 64) -> Image.Image:
@@ -29,3 +36,16 @@ def chaos_environment(hooks: Path) -> dict[str, str]:
     here = Path(__file__).parent
     paths = os.pathsep.join(filter(None, [str(here / "data" / "crashfs"), str(here), os.environ.get("PYTHONPATH")]))
     return {"PYTHONPATH": paths, "DMT_RAY_TEST_HOOKS": str(hooks)}
+
+
+def but_for_the_run(images: Iterable[bytes | None]) -> list[bytes | None]:
+    """Return what PNG files hold, without the fingerprint of the run that made them; runs with other options may be
+    told to make the same."""
+
+    def content(image: bytes) -> bytes:
+        chunks = b"".join(kind + bytes(inside) for kind, inside in png_chunks(image))
+        left, found = re.subn(rb"run [0-9a-f]{64}", b"run", chunks)
+        assert found == 1
+        return left
+
+    return [content(image) if isinstance(image, bytes) else None for image in images]

@@ -60,6 +60,7 @@ class Colorize(Job[ColorizeConfig]):
     """Learns from colour photos and their grey copies, and gives grey inputs their chroma."""
 
     config = ColorizeConfig
+    digital_source_type = "algorithmicallyEnhanced"
 
     def list_exemplars(self, config: ColorizeConfig) -> dict[str, ExemplarList]:
         """List the references."""

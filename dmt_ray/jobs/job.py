@@ -114,7 +114,10 @@ class Editor(Protocol):
         ...
 
     def assemble(self, rgb: Array, edit: Edit, mask: Array | None) -> Array:
-        """Return the result (H, W, 3) uint8 of a decoded picture and an edit of it; a mask is (H, W) uint8."""
+        """Return the result (H, W, 3) of a decoded picture and an edit of it; a mask is (H, W) uint8.
+
+        The picture is uint8, or uint16 where results of 16 bits are asked for; the result is of its dtype, or uint8.
+        """
         ...
 
 
@@ -153,6 +156,8 @@ class Job(ABC, Generic[Config]):
 
     config: type[Config]
     """The class of its options."""
+    digital_source_type: str = "compositeWithTrainedAlgorithmicMedia"
+    """What the job does to a photo, as a term of the IPTC's vocabulary (docs/output.md gives the reasons)."""
     decided: Mapping[str, tuple[str, ...]] = {
         "model": ("backbone", "taps", "size", "normalise"),
         "traversal": ("traversal", "standardise"),

@@ -26,3 +26,22 @@ def to_rgb(y: Tensor, cb_cr: Tensor) -> Tensor:
     y = y.squeeze(-3)
     cb, cr = cb_cr.unbind(-3)
     return torch.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], dim=-3)
+
+
+def join_luma(y: Tensor, cb_cr: Tensor, full: float = 255.0) -> Tensor:
+    """Return whole RGB (3, H, W) in 0..full whose luma lies within 0.3 of the luma given, and so rounds to it.
+
+    Where a colour would leave 0..full its chroma is turned down, so that the luma stays; clamping the channels would
+    change it. Green takes up what rounding red and blue does to the luma, which leaves 0.587 / 2 at most.
+
+    Parameters:
+        y: luma (1, H, W) in 0..full.
+        cb_cr: chroma (2, H, W) in the same units.
+        full: white.
+    """
+    way = to_rgb(torch.zeros_like(y), cb_cr)
+    room = torch.where(way > 0, full - y, y) / way.abs().clamp_min(1e-6)
+    share = room.amin(0).clamp(0, 1)
+    red, blue = ((y[0] + share * way[channel]).round() for channel in (0, 2))
+    green = ((y[0] - 0.299 * red - 0.114 * blue) / 0.587).round()
+    return torch.stack([red, green, blue]).clamp(0, full)

@@ -6,6 +6,7 @@ Source = the grey copies of the reference photos, target = the photos themselves
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from dmt_ray.method.displacement import Displacement, Edit, Figures, steps_of_pa
 from dmt_ray.method.editor import Step, StepBatch, StepEditor
 from dmt_ray.method.inversion.objective import Inversion, invert_chroma
 from dmt_ray.method.networks.feature_network import FeatureNetwork
-from dmt_ray.method.pictures import BATCH, features, resize, to_pixels, to_tensor
+from dmt_ray.method.pictures import BATCH, features, resize, to_tensor
 from dmt_ray.method.settings import ColorizerSettings
 from dmt_ray.method.traversal.manifold import Manifold, ManifoldBuilder, as_tensor
 from dmt_ray.method.traversal.paired_patches import PairedPatches
@@ -27,6 +28,8 @@ from dmt_ray.method.traversal.solving import traverse_to_strengths
 
 #: A picture whose mean chroma norm is below this, in 8-bit units, is grey: rounding and JPEG leave no more than that.
 GREY_CHROMA = 2.0
+#: Rows of a photo that are joined with chroma at a time.
+_STRIP = 256
 
 
 def is_grey(rgb: np.ndarray) -> bool:
@@ -42,24 +45,35 @@ def working_luma(rgb: np.ndarray, size: int) -> np.ndarray:
 
 
 def assemble(rgb: np.ndarray, chroma: np.ndarray, resolution: Resolution) -> np.ndarray:
-    """Join a photo's own luma with chroma found at working size.
+    """Join a photo's own luma with chroma found at working size; see ``color.join_luma`` for what stays of both.
 
     Parameters:
-        rgb: the input photo (H, W, 3) uint8; only its luma is used.
+        rgb: the input photo (H, W, 3) uint8 or uint16; only its luma is used.
         chroma: (2, size, size) float32 in 8-bit units.
         resolution: ``native`` brings the chroma up to H x W and leaves the luma as it is; ``working`` brings the
             luma down to size x size.
 
     Returns:
-        (H, W, 3) or (size, size, 3) uint8.
+        (H, W, 3) or (size, size, 3) of the photo's dtype.
     """
-    size = chroma.shape[-1]
-    luma, planes = color.luma(to_tensor(rgb)), torch.from_numpy(np.ascontiguousarray(chroma))
+    size, full = chroma.shape[-1], float(np.iinfo(rgb.dtype).max)
+    planes = torch.from_numpy(np.ascontiguousarray(chroma)) * (full / 255)
     if resolution == "working":
-        luma = resize(luma, size, size).clamp(0, 255)
-    else:
-        planes = resize(planes, *rgb.shape[:2])
-    return to_pixels(color.to_rgb(luma, planes))
+        luma = resize(color.luma(to_tensor(rgb)), size, size).clamp(0, full)
+        return _whole(color.join_luma(luma, planes, full), rgb.dtype)
+    planes = resize(planes, *rgb.shape[:2])
+    result = np.empty_like(rgb)
+    for top in range(0, len(rgb), _STRIP):  # a large photo in float32 takes twelve bytes a pixel, several times
+        rows = slice(top, top + _STRIP)
+        luma = color.luma(to_tensor(rgb[rows]))
+        result[rows] = _whole(color.join_luma(luma, planes[:, rows], full), rgb.dtype)
+    return result
+
+
+def _whole(rgb: Tensor, dtype: np.dtype[Any]) -> np.ndarray:
+    """Return (H, W, 3) of a dtype of whole (3, H, W)."""
+    pixels: np.ndarray = rgb.permute(1, 2, 0).numpy().astype(dtype)
+    return pixels
 
 
 def build_exemplars(network: FeatureNetwork, rgb: np.ndarray, settings: ColorizerSettings) -> dict[str, np.ndarray]:
@@ -122,7 +136,7 @@ class Colorizer(StepEditor):
         return working_luma(rgb, self.settings.size)
 
     def assemble(self, rgb: np.ndarray, edit: Edit, mask: np.ndarray | None = None) -> np.ndarray:
-        """Return the result (H, W, 3) uint8, or at working size, of a picture and what was found for it.
+        """Return the result (H, W, 3), or at working size, of a picture uint8 or uint16 and what was found for it.
 
         Raises:
             ValueError: there is a mask; colours are for whole pictures.

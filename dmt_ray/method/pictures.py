@@ -49,7 +49,7 @@ def resize(planes: Tensor, height: int, width: int) -> Tensor:
 
 
 def to_tensor(rgb: np.ndarray) -> Tensor:
-    """Return (3, H, W) float32 in 0..255 of a picture (H, W, 3) uint8."""
+    """Return (3, H, W) float32 in 0..255 of a picture (H, W, 3) uint8, in 0..65535 of uint16."""
     return torch.tensor(rgb).permute(2, 0, 1).float()
 
 
@@ -94,24 +94,25 @@ def upsample_edit(rgb: np.ndarray, difference: np.ndarray, mask: np.ndarray | No
     The difference is upsampled and added, so the picture keeps the detail that the working size never had.
 
     Parameters:
-        rgb: (H, W, 3) uint8, the picture.
+        rgb: (H, W, 3) uint8 or uint16, the picture.
         difference: (3, h, w) float32, result minus picture at working size, in 8-bit units.
         mask: (H, W) uint8, the share of the edit that a pixel takes, 255 being all; where it is 0 the picture's pixel
             comes back as it is.
 
     Returns:
-        (H, W, 3) uint8.
+        (H, W, 3) of the picture's dtype.
     """
     height, width = rgb.shape[:2]
+    full = float(np.iinfo(rgb.dtype).max)
     result = rgb.copy()
     share = None if mask is None else torch.from_numpy(mask).float() / 255
     for c in range(3):  # a channel at a time: a large photo in float32 takes twelve bytes a pixel
         plane = torch.from_numpy(np.ascontiguousarray(difference[c]))[None]
-        whole = resize(plane, height, width)[0]
+        whole = resize(plane, height, width)[0] * (full / 255)
         if share is not None:
             whole *= share
         whole += torch.tensor(rgb[..., c])
-        result[..., c] = whole.clamp_(0, 255).round_().to(torch.uint8).numpy()
+        result[..., c] = whole.clamp_(0, full).round_().numpy()
     return result
 
 

@@ -98,7 +98,7 @@ class Transformer(StepEditor):
         return picture
 
     def assemble(self, rgb: np.ndarray, edit: Edit, mask: np.ndarray | None) -> np.ndarray:
-        """Return the result of a picture (H, W, 3) uint8 and an edit of it.
+        """Return the result of a picture (H, W, 3) uint8 or uint16 and an edit of it.
 
         Parameters:
             rgb: the input photo.
@@ -106,7 +106,7 @@ class Transformer(StepEditor):
             mask: (H, W) uint8, how much of the edit each pixel takes; where it is 0 the input's pixel stays as it is.
 
         Returns:
-            (H, W, 3) uint8 with the photo's own detail, or at working size.
+            (H, W, 3) of the picture's dtype with the photo's own detail, or uint8 at working size.
         """
         if self.settings.resolution == "working":
             return edit.picture

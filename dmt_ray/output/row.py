@@ -22,6 +22,7 @@ class Row:
     image_format: str | None = None
     width: int | None = None
     height: int | None = None
+    digital_source_type: str | None = None
     animation: bytes | None = None
     displacement: bytes | None = None
     budget_weight: float | None = None

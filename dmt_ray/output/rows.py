@@ -29,7 +29,7 @@ _FINITE_SINCE = 3
 #: ``error_type`` of rows that no image is to blame for.
 _UNFORESEEN = "ValueError"
 
-_IMAGE_FACTS = ("image", "image_sha256", "image_format", "width", "height")
+_IMAGE_FACTS = ("image", "image_sha256", "image_format", "width", "height", "digital_source_type")
 
 
 @dataclass(frozen=True)

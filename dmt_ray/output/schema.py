@@ -35,6 +35,7 @@ ROW_SCHEMA = pa.schema(
         ("image_format", pa.string()),
         ("width", pa.int32()),  # of the image column, in pixels
         ("height", pa.int32()),
+        ("digital_source_type", pa.string()),  # how the image came to be: a term of the IPTC's vocabulary
         ("animation", pa.large_binary()),  # an animation of the way from the input to the image
         ("displacement", pa.large_binary()),  # of all the image's steps, in the row of the first one
         ("budget_weight", pa.float64()),
@@ -68,7 +69,7 @@ _SINCE = {
     "displacement": 2,
     **dict.fromkeys(("input_sha256", "warning"), 3),
     **dict.fromkeys(("verdict_before", "verdict_after", "flipped"), 4),
-    **dict.fromkeys(("frames", "truncated"), 5),
+    **dict.fromkeys(("digital_source_type", "frames", "truncated"), 5),
 }
 
 #: Columns that had another name up to a version: that version, and the name.
@@ -100,6 +101,7 @@ RESULT_COLUMNS = (
     "image_format",
     "width",
     "height",
+    "digital_source_type",
     "animation",
     "displacement",
     "budget_weight",

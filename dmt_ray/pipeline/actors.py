@@ -82,6 +82,7 @@ class ShardActor:
             shared.config,
             device=pick_device(self.gpus, torch.cuda.is_available()),
             weights_label=shared.weights_label,
+            fingerprint=shared.fingerprint,
             worker=self.worker,
             lpips=lpips,
             judge=judge,

@@ -44,6 +44,7 @@ from dmt_ray.storage.inputs.formats import OptionNames
 from dmt_ray.storage.inputs.listing import Listing
 from dmt_ray.storage.inputs.registry import open_listing
 from dmt_ray.storage.models.weights import Weights, load_lpips, resolve_weights
+from dmt_ray.storage.png16 import check_can_encode
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +154,7 @@ def prepare_run(config: JobConfig) -> PreparedRun:
         StorageError: a place cannot be reached.
     """
     _refuse_passwords(config)
+    check_can_encode(config.output.image_format)
     config = _with_absolute_places(config)
     manifold = read_manifold(config)
     if manifold is not None:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
+from dmt_ray import __version__
 from dmt_ray.errors import DmtError, ImageError
 from dmt_ray.jobs.exemplars import READER_THREADS, make_editor
 from dmt_ray.jobs.job import Array, JobConfig
@@ -30,10 +31,13 @@ from dmt_ray.output.schema import rows_table
 from dmt_ray.pipeline.bisecting import run_bisecting
 from dmt_ray.pipeline.masks import MaskReader, decode_mask, working_mask
 from dmt_ray.pipeline.traversed import TraversedImage, from_table, to_table
+from dmt_ray.storage.deep_images import decode_image16
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.images import DecodedImage, decode, encode_animation, encode_image
 from dmt_ray.storage.inputs.listing import InputItem
 from dmt_ray.storage.inputs.reader import InputReader
+from dmt_ray.storage.metadata import Beside, Metadata, beside_pixels, read_metadata
+from dmt_ray.storage.provenance import Provenance
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +51,7 @@ class ShardProcessor:
         config: the run's options.
         device: torch device, such as ``cuda:0``.
         weights_label: goes into every row.
+        fingerprint: of the run's settings; goes into every result's file.
         worker: names this process in every row.
         lpips: what LPIPS to the input is measured with; None leaves it null.
         judge: what the judge is made from; None leaves verdicts null.
@@ -61,6 +66,7 @@ class ShardProcessor:
         *,
         device: str,
         weights_label: str,
+        fingerprint: str,
         worker: str,
         lpips: Mapping[str, Array] | None = None,
         judge: JudgeModel | None = None,
@@ -72,6 +78,7 @@ class ShardProcessor:
         self.weights_label = weights_label
         self.worker = worker
         self._job = job_of(config)
+        self._provenance = Provenance(config.job, self._job.digital_source_type, fingerprint, __version__)
         self._reader = InputReader(config.inputs.max_bytes, containers or {})
         self._masks = MaskReader(self._job.masks(config), self._reader)
         self._threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="images")
@@ -218,6 +225,7 @@ class ShardProcessor:
             if source.mask_data is not None:
                 source.mask = decode_mask(source.mask_data, rgb, self.config.inputs.max_pixels)
             source.rgb = rgb
+            source.metadata = read_metadata(source.data, self.config.inputs.max_pixels)
         except Exception as error:
             source.fail(error)
         return source
@@ -235,6 +243,7 @@ class ShardProcessor:
             if isinstance(result, Exception):
                 raise result
             shared = source.shared_among(len(result))
+            self._deepen(source)
             for step, edit in enumerate(result):
                 started = time.perf_counter()
                 row = replace(shared, step=step, status="ok", **asdict(edit.figures))
@@ -248,17 +257,30 @@ class ShardProcessor:
         finally:
             source.rgb = source.mask = None
 
+    def _deepen(self, source: _Source) -> None:
+        """Take the photo with all its bits where results of 16 bits are asked for; the method saw 8 of them."""
+        output = self.config.output
+        if output.image_format == "png16" and output.resolution == "native":
+            data, rgb, metadata = source.data, source.rgb, source.metadata
+            assert data is not None
+            assert rgb is not None
+            assert metadata is not None
+            source.rgb = decode_image16(data, rgb, metadata)
+
     def _with_picture(self, row: Row, source: _Source, edit: Edit) -> Row:
         output = self.config.output
         verdict = edit.verdict
         assert source.rgb is not None
         picture = self.editor.assemble(source.rgb, edit, source.mask)
+        height, width = picture.shape[:2]
+        beside = self._beside(source, height, width)
         return replace(
             row,
-            image=encode_image(picture, output.image_format, output.image_quality),
+            image=encode_image(picture, output.image_format, output.image_quality, beside.attached),
             image_format=output.image_format,
-            width=picture.shape[1],
-            height=picture.shape[0],
+            width=width,
+            height=height,
+            digital_source_type=beside.digital_source_type,
             feature_loss_before=edit.feature_loss_before,
             feature_loss_after=edit.feature_loss_after,
             iterations=edit.iterations,
@@ -268,8 +290,23 @@ class ShardProcessor:
             verdict_before=None if verdict is None else verdict.before,
             verdict_after=None if verdict is None else verdict.after,
             flipped=None if verdict is None else verdict.flipped,
-            animation=encode_animation(edit.frames, output.path_format) if edit.frames else None,
+            animation=encode_animation(edit.frames, output.path_format, attached=beside.animation)
+            if edit.frames
+            else None,
+            warning=beside.warning,
         )
+
+    def _beside(self, source: _Source, height: int, width: int) -> Beside:
+        """Return what goes beside the pixels of all results of an image, which are of one size."""
+        if source.beside is None:
+            output, metadata = self.config.output, source.metadata
+            assert metadata is not None
+            source.beside = beside_pixels(
+                metadata, self._provenance, width, height, output.image_format, keep=output.metadata == "keep"
+            )
+            if source.beside.warning is not None:
+                logger.warning("%s: %s", source.row.id, source.beside.warning)
+        return source.beside
 
 
 @dataclass
@@ -296,6 +333,8 @@ class _Source:
     mask_data: bytes | None = None
     mask: Array | None = None
     rgb: Array | None = None
+    metadata: Metadata | None = None
+    beside: Beside | None = None
     rows: list[Row] = field(default_factory=list)
 
     def fail(self, error: Exception) -> None:

@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from dmt_ray.errors import ImageError
+from dmt_ray.storage.attachments import NONE, Attachments, save_options
 from dmt_ray.storage.decoding.decode import decode as decode
 from dmt_ray.storage.decoding.decode import decode_image as decode_image
 from dmt_ray.storage.decoding.decoded import DecodedImage as DecodedImage
 from dmt_ray.storage.decoding.decoded import Rgb as Rgb
 from dmt_ray.storage.decoding.suffixes import image_suffixes as image_suffixes
 from dmt_ray.storage.decoding.suffixes import suffixes_of_missing_formats as suffixes_of_missing_formats
+from dmt_ray.storage.png16 import encode_png16
 
 _SIDE_LIMITS = {"jpeg": 65_535, "webp": 16_383}
 
 
-def encode_image(rgb: Rgb, image_format: str, quality: int) -> bytes:
-    """Encode an RGB image.
+def encode_image(
+    rgb: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], image_format: str, quality: int, attached: Attachments = NONE
+) -> bytes:
+    """Encode an RGB image, with an sRGB profile. The same arguments always give the same bytes.
 
     Parameters:
-        rgb: H x W x 3 uint8.
-        image_format: ``png``, ``jpeg`` (colour at full resolution) or ``webp``.
-        quality: 1 to 100 for jpeg and webp; png is lossless and ignores it.
+        rgb: H x W x 3 uint8; for ``png16`` also uint16.
+        image_format: ``png``, ``jpeg`` (colour at full resolution), ``webp``, or ``png16`` (16 bits per channel).
+        quality: 1 to 100 for jpeg and webp; png and png16 are lossless and ignore it.
+        attached: what else goes into the file.
 
     Raises:
         ImageError: kind ``too-large`` when a side is longer than the format allows.
         ValueError: wrong shape, dtype or format.
     """
+    if rgb.ndim == 3 and rgb.shape[2] == 3 and image_format == "png16" and rgb.dtype in (np.uint8, np.uint16):
+        return encode_png16(rgb, attached)
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"expected H x W x 3 uint8, got {rgb.shape} {rgb.dtype}")
     side = max(rgb.shape[:2])
@@ -40,26 +49,29 @@ def encode_image(rgb: Rgb, image_format: str, quality: int) -> bytes:
             "too-large",
             f"A side of {side} pixels does not fit in {image_format} (at most {limit}); use --image-format png.",
         )
-    image = Image.fromarray(np.ascontiguousarray(rgb))
-    buffer = io.BytesIO()
-    if image_format == "png":
-        image.save(buffer, "PNG", compress_level=4)
-    elif image_format == "jpeg":
-        image.save(buffer, "JPEG", quality=quality, subsampling=0)
-    elif image_format == "webp":
-        image.save(buffer, "WEBP", quality=quality)
-    else:
+    options: dict[str, Any] = {
+        "png": {"compress_level": 4},
+        "jpeg": {"quality": quality, "subsampling": 0},
+        "webp": {"quality": quality},
+    }.get(image_format, {})
+    if not options:
         raise ValueError(f"unknown image format {image_format!r}")
+    buffer = io.BytesIO()
+    image = Image.fromarray(np.ascontiguousarray(rgb))
+    image.save(buffer, image_format.upper(), **options, **save_options(attached, image_format))
     return buffer.getvalue()
 
 
-def encode_animation(frames: Sequence[Rgb], image_format: str, seconds: float = 2.0) -> bytes:
+def encode_animation(
+    frames: Sequence[Rgb], image_format: str, seconds: float = 2.0, attached: Attachments = NONE
+) -> bytes:
     """Encode pictures as an endless animation that rests on its last.
 
     Parameters:
         frames: H x W x 3 uint8, at least one.
         image_format: ``webp`` or ``gif``.
         seconds: from the first picture to the last, which then stays for one second.
+        attached: what else goes into the file; a GIF takes the comment alone.
     """
     images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
     durations = [round(1000 * seconds / max(1, len(images) - 1))] * (len(images) - 1) + [1000]
@@ -73,5 +85,6 @@ def encode_animation(frames: Sequence[Rgb], image_format: str, seconds: float = 
         duration=durations,
         loop=0,
         **options,
+        **save_options(attached, image_format),
     )
     return buffer.getvalue()

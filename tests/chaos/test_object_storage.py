@@ -9,7 +9,7 @@ import boto3
 import pandas as pd
 import pytest
 from faulty_s3 import SECRET
-from material import photo
+from material import but_for_the_run, photo
 
 from chaos.conftest import PATIENCE, attached, rows_of, until
 from dmt_ray.output.verify import verify_output
@@ -77,7 +77,7 @@ def test_a_killed_run_on_a_faulty_store_ends_as_one_on_a_disk(bucket, faulty_s3,
     assert found.error_type["zz-never.jpg"] == "storage"
     others = expected.index.drop("zz-never.jpg")
     assert found.status[others].equals(expected.status[others])
-    assert found.image_sha256[others].equals(expected.image_sha256[others])
+    assert but_for_the_run(found.image[others]) == but_for_the_run(expected.image[others])
 
     session = Path(ray._private.worker._global_node.get_session_dir_path())
     places = [said, *(path for path in session.rglob("*") if path.is_file())]

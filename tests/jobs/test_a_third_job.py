@@ -7,6 +7,7 @@ from io import BytesIO
 import numpy as np
 import pandas as pd
 import pytest
+from material import but_for_the_run
 from PIL import Image
 from tint_job import TintConfig
 
@@ -56,4 +57,4 @@ def test_its_traversals_alone_can_be_reconstructed_elsewhere(photos, tmp_path):
     assert cli.main(["reconstruct", str(moves), "--output", str(out), "--no-lpips"]) == 0
     assert cli.main(["tint", *words(photos, whole)]) == 0
     made, expected = (pd.read_parquet(str(place / "shards")) for place in (out, whole))
-    assert list(made.image_sha256) == list(expected.image_sha256)
+    assert but_for_the_run(made.image) == but_for_the_run(expected.image)

@@ -92,6 +92,16 @@ def test_native_resolution_keeps_every_pixels_luma() -> None:
     assert np.corrcoef(back.ravel(), chroma.ravel())[0, 1] > 0.95
 
 
+def test_a_grey_photo_of_16_bits_keeps_every_level() -> None:
+    levels = np.arange(65_536, dtype=np.uint16).reshape(256, 256)
+    chroma = np.random.default_rng(0).uniform(-60, 60, (2, 64, 64)).astype(np.float32)
+    coloured = assemble(np.repeat(levels[..., None], 3, axis=2), chroma, "native")
+    assert coloured.dtype == np.uint16
+    back = color.luma(torch.tensor(coloured).permute(2, 0, 1).double())[0]
+    assert np.array_equal(back.round().numpy(), levels)
+    assert np.ptp(coloured.astype(int), axis=2).mean() > 5000  # it is in colour
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 2)])
 def test_tiny_and_thin_pictures_keep_their_size(shape: tuple[int, int]) -> None:
     photo = np.full((*shape, 3), 120, np.uint8)

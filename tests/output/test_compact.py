@@ -36,6 +36,7 @@ def rows(items, seed):
                 "image_format": "png",
             },
             **{"image": encode_image(picture, "png", 95), "width": 50, "height": 40},
+            "digital_source_type": "algorithmicallyEnhanced",
         }
 
 

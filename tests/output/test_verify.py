@@ -52,6 +52,7 @@ def row(id_, step=0, seed=0):
         "image_format": "png",
         "width": 16,
         "height": 12,
+        "digital_source_type": "algorithmicallyEnhanced",
     }
 
 

@@ -23,7 +23,7 @@ def rows_of(item, steps=1, *, failed=False, mark=b"image"):
         {"status": "error", "error_type": "e", "error": "x"}
         if failed
         else {"status": "ok", "displacement_norm": 1.0, "image": mark + item.id.encode()}
-        | {"image_format": "png", "width": 1, "height": 1}
+        | {"image_format": "png", "width": 1, "height": 1, "digital_source_type": "t"}
     )
     return [{"id": item.id, "uri": item.uri, "step": step} | fate for step in range(steps)]
 

@@ -1,13 +1,17 @@
 """What is done to a shard's images, without Ray."""
 
+import io
 from dataclasses import replace
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
+from material import ARTIST, photo
 from PIL import Image
 
 from dmt_ray.jobs.exemplars import learn_exemplars
+from dmt_ray.method import color
 from dmt_ray.output.commit import ROW_SCHEMA
 from dmt_ray.pipeline.bisecting import run_bisecting
 from dmt_ray.pipeline.fingerprint import fingerprint
@@ -46,7 +50,13 @@ def bench_of(config):
     exemplars, learned = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu")
     assert learned.skipped == []
     processor = ShardProcessor(
-        run.weights.arrays, exemplars, run.config, device="cpu", weights_label=run.weights_label, worker="here:1"
+        run.weights.arrays,
+        exemplars,
+        run.config,
+        device="cpu",
+        weights_label=run.weights_label,
+        fingerprint=run.fingerprint,
+        worker="here:1",
     )
     return run, processor
 
@@ -162,3 +172,52 @@ def test_an_image_that_does_not_fit_alone_costs_its_own_row(configure):
     assert [row["error_type"] for row in rows] == [None, "OutOfMemoryError", None, None]
     assert "Tried to allocate" in rows[1]["error"]
     assert calls == [4, 2, 1, 1, 2, 1, 1]
+
+
+def rows_of(processor, run):
+    table = processor.reconstruct(processor.traverse([item for shard in run.shards for item in shard.items]), 1)
+    return {row["id"]: row for row in table.to_pylist()}
+
+
+@pytest.mark.parametrize("metadata", ["keep", "none"])
+def test_results_say_what_their_inputs_say_and_how_they_came_to_be(configure, metadata, tmp_path):
+    exif = Image.Exif()
+    exif[ARTIST], exif[0x0112] = "Ann", 6
+    (tmp_path / "in").mkdir()
+    photo(1).save(tmp_path / "in" / "a.jpg", exif=exif, dpi=(200, 200))
+    photo(2).save(tmp_path / "in" / "b.jpg", exif=exif, xmp=b"<x:xmpmeta")
+    options = {"metadata": metadata, "image_format": "jpeg", "strength": (1.0, 2.0), "save_path": 1}
+    run, processor = bench_of(configure(input=str(tmp_path / "in"), **options))
+    table = processor.reconstruct(processor.traverse(list(run.shards.file.shard(0).items)), 1)
+    assert table.num_rows == 4
+    assert table["digital_source_type"].to_pylist() == ["algorithmicallyEnhanced"] * 4
+    keep = metadata == "keep"
+    for row in table.to_pylist():
+        image = Image.open(io.BytesIO(row["image"]))
+        assert image.getexif().get(ARTIST) == ("Ann" if keep else None)
+        assert image.size == (row["width"], row["height"]) == (64, 80)  # upright
+        assert run.fingerprint.encode() in image.info["xmp"]
+        assert b"digitalsourcetype/algorithmicallyEnhanced" in image.info["xmp"]
+        assert (image.info.get("dpi") == (200, 200)) == (keep and row["id"] == "a.jpg")
+        wanted = "Metadata left out: XMP (it is damaged or unsafe XML)." if keep and row["id"] == "b.jpg" else None
+        assert row["warning"] == wanted
+        assert run.fingerprint.encode() in Image.open(io.BytesIO(row["path"])).info["xmp"]
+
+
+@pytest.mark.parametrize("resolution", ["native", "working"])
+def test_a_grey_photo_of_16_bits_leaves_with_its_luma_untouched(configure, tmp_path, resolution):
+    levels = (np.arange(90 * 120, dtype=np.uint16) * 6).reshape(90, 120)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(levels).save(tmp_path / "in" / "a.png")
+    run, processor = bench_of(
+        configure(input=str(tmp_path / "in"), image_format="png16", strength=2.0, resolution=resolution)
+    )
+    (row,) = rows_of(processor, run).values()
+    assert (row["status"], row["image_format"]) == ("ok", "png16")
+    picture = imagecodecs.png_decode(row["image"])
+    assert picture.dtype == np.uint16
+    assert picture.shape == (row["height"], row["width"], 3)
+    assert np.ptp(picture.astype(int), axis=2).max() > 257  # it is in colour
+    if resolution == "native":
+        back = color.luma(torch.tensor(picture.astype(float)).permute(2, 0, 1))[0]
+        assert np.array_equal(back.round().numpy(), levels)

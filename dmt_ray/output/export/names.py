@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from dmt_ray.output.plan import Plan
-from dmt_ray.storage.images import IMAGE_SUFFIXES
+from dmt_ray.storage.images import image_suffixes, suffixes_of_missing_formats
 
 #: Bytes of a part of a path; file systems allow 255, and strengths and endings are still to come.
 MAX_PART = 180
@@ -24,9 +24,7 @@ MAX_PART = 180
 MAX_PATH = 700
 
 #: Endings of photos that are taken off; also of formats that need a library of their own.
-_SUFFIXES = IMAGE_SUFFIXES | {
-    f".{suffix}" for suffix in ("heic", "heif", "jxl", "cr2", "cr3", "nef", "arw", "dng", "raf", "rw2", "orf", "pef")
-}
+_SUFFIXES = image_suffixes() | suffixes_of_missing_formats()
 #: What Windows reserves or misreads, and a path's own separators.
 _RESERVED = re.compile(r'[<>:"|?*\\/]')
 _DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(?=[ .]|$)")
