@@ -101,7 +101,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image.save(folder / "inputs" / f"photo-{index}.jpg", exif=exif)
     (folder / "inputs" / "empty.jpg").write_bytes(b"")
     whole = (folder / "inputs" / "photo-0.jpg").read_bytes()
-    (folder / "inputs" / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "inputs" / "truncated.jpg").write_bytes(whole[: len(whole) * 4 // 5])
     return folder
 
 

@@ -183,6 +183,8 @@ def prepare_run(config: JobConfig) -> PreparedRun:
     if before is None and config.inputs.displacements is None:
         listing = listing or _listing(config)
     shards = before or _new_plan(config, listing)
+    if before is not None and found.record is None and config.inputs.displacements is None:
+        listing = _listing(config)  # for the record, which is lost
     if before is not None and config.run.extend:
         listing = _listing(config, found.record)
         shards = _extended(config, before, listing)

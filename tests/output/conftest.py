@@ -103,6 +103,7 @@ def make_output(tmp_path: Path) -> Callable[..., Made]:
                         data = pictures[item.id, step] = picture(seed + 1000 * step + ids.index(item.id))
                         row |= {"status": "ok", "displacement_norm": 1.0, "iterations": step}
                         row |= {"image": data, "image_format": "png", "width": 8, "height": 6}
+                        row["digital_source_type"] = "algorithmicallyEnhanced"
                         if animated:
                             row["animation"] = encode_animation([pixels(data), pixels(data)[::-1]], "webp")
                     rows.append(row)
@@ -123,6 +124,7 @@ def commit_rows() -> Callable[[PreparedRun, Shard], None]:
     """Commit a shard of a run with one sound row per image and step."""
     picture = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
     image = {"image": encode_image(picture, "png", 95), "image_format": "png", "width": 16, "height": 12}
+    image["digital_source_type"] = "algorithmicallyEnhanced"
 
     def commit(run: PreparedRun, shard: Shard) -> None:
         rows = [

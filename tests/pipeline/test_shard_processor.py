@@ -201,7 +201,7 @@ def test_results_say_what_their_inputs_say_and_how_they_came_to_be(configure, me
         assert (image.info.get("dpi") == (200, 200)) == (keep and row["id"] == "a.jpg")
         wanted = "Metadata left out: XMP (it is damaged or unsafe XML)." if keep and row["id"] == "b.jpg" else None
         assert row["warning"] == wanted
-        assert run.fingerprint.encode() in Image.open(io.BytesIO(row["path"])).info["xmp"]
+        assert run.fingerprint.encode() in Image.open(io.BytesIO(row["animation"])).info["xmp"]
 
 
 @pytest.mark.parametrize("resolution", ["native", "working"])
