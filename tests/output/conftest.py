@@ -19,6 +19,7 @@ def commit_rows() -> Callable[[PreparedRun, Shard], None]:
     """Commit a shard of a run with one sound row per image and step."""
     picture = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
     image = {"image": encode_image(picture, "png", 95), "image_format": "png", "width": 16, "height": 12}
+    image["digital_source_type"] = "algorithmicallyEnhanced"
 
     def commit(run: PreparedRun, shard: Shard) -> None:
         rows = [
