@@ -67,7 +67,11 @@ def _make_output(folder: str, rows: int) -> int:
         made = [
             {"id": item.id, "uri": item.uri, "step": 0, "strength": 2.0, "status": "ok"}
             | {"displacement_norm": 1.0, "width": 96, "height": 96}
-            | {"image": pictures[index % len(pictures)], "image_format": "png"}
+            | {
+                "image": pictures[index % len(pictures)],
+                "image_format": "png",
+                "digital_source_type": "algorithmicallyEnhanced",
+            }
             for index, item in enumerate(shard.items)
         ]
         commit_shard(shard, rows_table(made), expected)

@@ -88,7 +88,10 @@ def local_ray(s3_server: str, hooks: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``inputs``: four grey photos, an empty one and a truncated one. ``references``: five colour photos."""
+    """``inputs``: four grey photos, all but the first with an artist, an empty one and a truncated one.
+
+    ``references``: five colour photos.
+    """
     folder = tmp_path_factory.mktemp("photos")
     for name in ("inputs", "references"):
         (folder / name).mkdir()
@@ -98,7 +101,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         exif = Image.Exif()
         exif[ARTIST] = f"Artist {index}"
         image = photo(100 + index, 80 + 8 * index, 64).convert("L")
-        image.save(folder / "inputs" / f"photo-{index}.jpg", exif=exif)
+        image.save(folder / "inputs" / f"photo-{index}.jpg", exif=exif if index else b"")
     (folder / "inputs" / "empty.jpg").write_bytes(b"")
     whole = (folder / "inputs" / "photo-0.jpg").read_bytes()
     (folder / "inputs" / "truncated.jpg").write_bytes(whole[: len(whole) * 4 // 5])

@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from dmt_ray.storage.attachments import JPEG_MOST_IPTC, JPEG_MOST_XMP, MOST_EXIF, Attachments
 from dmt_ray.storage.decoding import pillow_limits
@@ -21,8 +21,8 @@ from dmt_ray.storage.png_chunks import SIGNATURE, png_chunks
 from dmt_ray.storage.provenance import VOCABULARY, Provenance
 from dmt_ray.storage.xmp import MOST_BYTES, Fields, Packet, XmpError
 
-#: Formats whose headers Pillow reads here without decoding a pixel; HEIF only where its plugin is registered.
-_FORMATS = ("JPEG", "WEBP", "GIF", "BMP", "AVIF", "HEIF")
+#: Formats whose headers Pillow reads here without decoding a pixel; the last two only where a plugin is registered.
+_FORMATS = ("JPEG", "WEBP", "GIF", "BMP", "JPEG2000", "AVIF", "HEIF", "JXL")
 #: The most pixels per inch that are believed.
 _MOST_DPI = 30_000.0
 _PNG_TITLES = {"Title": "title", "Author": "creator", "Copyright": "rights", "Description": "description"}
@@ -68,6 +68,8 @@ def read_metadata(data: bytes, max_pixels: int) -> Metadata:
             _read_tiff(data, found)
         else:
             _read_others(data, max_pixels, found)
+    except UnidentifiedImageError:
+        pass  # a format that says nothing, or of which nothing is read
     except Exception:  # plugins raise nearly every type; a sound picture must not be lost over it
         found.faults.append("metadata (damaged)")
     if found.xmp is not None and len(found.xmp) > MOST_BYTES:
