@@ -30,8 +30,8 @@ from dmt_ray.storage.inputs.listing import Listing, listing_batch
 
 SHARD_SIZE = 32
 FORMATS = ("files", "webdataset", "huggingface")
-#: Megabytes by which the peak may exceed that of a quarter of the rows.
-MOST_GROWTH_MB = 150
+#: Megabytes by which the peak may exceed that of a quarter of the rows, which may not give every thread a file.
+MOST_GROWTH_MB = 300
 
 _CHILD = """
 import re, sys

@@ -7,6 +7,9 @@ import tarfile
 from types import TracebackType
 from typing import IO, Any, cast
 
+#: Bytes written at a time.
+_BLOCK = 2**22
+
 
 class TarWriter:
     """Write a tar archive; use it as a context manager, which ends the archive.
@@ -14,11 +17,13 @@ class TarWriter:
     Members have no time and no owner, so that the same members give the same archive.
 
     Parameters:
-        file: takes bytes with ``write``; is not closed.
+        file: takes bytes with ``write``, and says with ``tell`` how many it has; is not closed.
     """
 
     def __init__(self, file: Any) -> None:
-        self._tar = tarfile.open(fileobj=cast(IO[bytes], file), mode="w|", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self._tar = tarfile.TarFile(
+            fileobj=cast(IO[bytes], file), mode="w", format=tarfile.PAX_FORMAT, copybufsize=_BLOCK
+        )
 
     def __enter__(self) -> TarWriter:
         return self

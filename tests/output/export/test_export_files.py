@@ -231,11 +231,14 @@ def test_runs_that_cannot_be_exported(make_output, dest, tmp_path, capsys):
 
 
 def test_from_one_store_to_another(make_output, bucket, s3_server, small_units):
-    made = make_output(IDS, place=f"{bucket}/out", errors=["b/bad.jpg"])
+    made = make_output([*IDS, "faces.parquet#12", "100% [ü]+&.jpg"], place=f"{bucket}/out", errors=["b/bad.jpg"])
     dest = f"{bucket}/dest"
     report = export(made.place, dest, ExportOptions())
-    assert pictures_in(dest)["b/c.png"] == made.pictures["b/c.png", 0]
-    assert (len(pictures_in(dest)), report.created) == (4, 4)
+    found = pictures_in(dest)
+    assert found["b/c.png"] == made.pictures["b/c.png", 0]
+    assert found["faces.parquet#12.png"] == made.pictures["faces.parquet#12", 0]
+    assert found["100% [ü]+&.png"] == made.pictures["100% [ü]+&.jpg", 0]
+    assert (len(found), report.created) == (6, 6)
     assert export(made.place, dest, ExportOptions()).created == 0
     files.delete(f"{dest}/z.png")
     files.write_atomic(f"{dest}/b/c.png", b"mine")
