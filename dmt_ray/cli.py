@@ -20,6 +20,7 @@ from dmt_ray.method.networks.backbone import BackboneName
 from dmt_ray.method.settings import ModelConfig
 from dmt_ray.options import expand_config, option_types, split_lists
 from dmt_ray.process_exit import EXIT_INTERRUPTED, INTERRUPTED, run_program
+from dmt_ray.report.scaling import PlanCommand
 
 EXIT_SETTINGS = 2
 EXIT_INCOMPLETE = 3
@@ -174,6 +175,7 @@ def _dispatch(argv: list[str]) -> int:
         "weights": WeightsCommand,
         "verify": VerifyCommand,
         "compact": CompactCommand,
+        "plan": PlanCommand,
     }
     command = tyro.extras.subcommand_cli_from_dict(
         commands, prog="dmt-ray", description=__doc__, args=argv, config=(tyro.conf.OmitArgPrefixes,)
@@ -182,6 +184,7 @@ def _dispatch(argv: list[str]) -> int:
         WeightsCommand: _weights,
         VerifyCommand: _verify,
         CompactCommand: _compact,
+        PlanCommand: _plan,
         ReconstructCommand: _reconstruct,
     }
     return handlers[type(command)](command)
@@ -256,6 +259,18 @@ def _compact(command: CompactCommand) -> int:
         print(line)
     print(f"{report.written} files were written; every checksum was compared and every image decoded.")
     return 0 if report.complete else EXIT_INCOMPLETE
+
+
+def _plan(command: PlanCommand) -> int:
+    from dmt_ray.pipeline.resources import plan_pools
+    from dmt_ray.report.scaling import estimate
+    from dmt_ray.report.scaling_text import plan_sentences
+
+    pools = plan_pools([{"GPU": command.gpus}], ComputeConfig())
+    gpus = (pools.traversal.actors if pools.traversal.num_gpus == 1 else 0, pools.reconstruction.actors)
+    for line in plan_sentences(command, estimate(command, *gpus), *gpus):
+        print(line)
+    return 0
 
 
 if __name__ == "__main__":

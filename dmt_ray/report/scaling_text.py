@@ -1,0 +1,100 @@
+"""The estimate of a run in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from dmt_ray.report import scaling_constants as known
+from dmt_ray.report.node_losses import Losses
+from dmt_ray.report.scaling import Estimate, PlanCommand, losses_by_shard_size
+
+#: Below this share of the fullest resource, the others are not worth a word.
+WORTH_TELLING = 0.01
+
+
+def plan_sentences(
+    plan: PlanCommand, found: Estimate, traversal_gpus: int, reconstruction_gpus: int
+) -> Iterator[str]:
+    """Yield the lines that tell of an estimate.
+
+    Parameters:
+        plan: the run and the cluster.
+        found: the estimate.
+        traversal_gpus, reconstruction_gpus: as they were given to ``estimate``.
+    """
+    hours = plan.images / found.rate / 3600
+    pools = f"{traversal_gpus or 'shared'} for the traversal, {reconstruction_gpus} for the reconstruction"
+    yield f"{plan.images:,} images at {plan.size} px, {plan.steps} results each, on {plan.gpus} x {plan.gpu} ({pools})."
+    yield "No figure of a GPU has been measured: times come from counted operations and an assumed utilisation."
+    yield ""
+    yield f"Time: {_hours(hours)} at {found.rate:,.0f} images/s."
+    yield f"  reconstruction, an image on one GPU: {_parts(found.reconstruction)}"
+    yield f"  traversal, an image on one GPU: {_parts(found.traversal)}"
+    first, *others = found.use.items()
+    yield f"Saturates first: {first[0]}, by {_largest(first[0], found)}."
+    yield "  then: " + ", ".join(f"{name} {share:.0%}" for name, share in others if share >= WORTH_TELLING)
+    seconds = plan.shard_size * plan.gpus / found.rate
+    yield f"Shards: {plan.shards:,} of {plan.shard_size} images, {seconds:,.1f} s each on a GPU."
+    yield f"Bytes: {_bytes(found.bytes_in)} in, {_bytes(found.bytes_out)} out as {plan.image_format}."
+    yield (
+        f"Object store of each node: {_bytes(found.features)} of features of {plan.exemplars} exemplars, "
+        f"{_bytes(found.in_flight)} of shards in flight."
+    )
+    memory = known.CARDS[plan.gpu].memory_gb * 1e9
+    fits = "" if found.card <= memory else ": too little; the batch is cut in half until it fits"
+    yield f"GPU memory: {_bytes(found.card)} of {_bytes(memory)} at a batch of {plan.batch_size}{fits}."
+    yield f"Driver's memory: {_bytes(found.driver)}, from plans of 1 and 2 million images."
+    if plan.price_per_gpu_hour is not None:
+        total = hours * plan.gpus * plan.price_per_gpu_hour
+        yield f"Cost: {total:,.2f}, which is {total / plan.images * 1000:.4f} per thousand images."
+    yield ""
+    yield (
+        f"Lost nodes: {plan.nodes} of {min(plan.gpus, plan.gpus_per_node)} GPUs, each lost "
+        f"{plan.losses_per_node_day:g} times a day and replaced in {plan.minutes_to_replace:g} min, seed {plan.seed}:"
+    )
+    yield from losses_table(losses_by_shard_size(plan, found.rate), plan.gpus / found.rate)
+    yield ""
+    yield "Constants:"
+    for each in known.CONSTANTS:
+        value = plan.utilisation if each is known.UTILISATION else each.value
+        mark = "measured" if each.measured else "NOT MEASURED"
+        yield f"  {each.name}: {value:,g} {each.unit} ({mark}: {each.source})".replace("  (", " (")
+    yield f"  {plan.gpu}: {known.CARDS[plan.gpu].matrix_tflops:g} TFLOP/s (NOT MEASURED: its data sheet)"
+
+
+def losses_table(losses: Mapping[int, Losses], seconds_per_image: float) -> Iterator[str]:
+    """Yield a table of lost work against the size of a shard; ``seconds_per_image`` on one GPU."""
+    yield f"  {'images/shard':>12}{'a shard takes':>15}{'work lost':>11}{'idle':>8}{'nodes lost':>12}{'time':>11}"
+    for size, each in losses.items():
+        shard = _hours(size * seconds_per_image / 3600)
+        yield f"  {size:12}{shard:>15}{each.lost:11.3%}{each.idle:8.1%}{each.nodes:12}{_hours(each.hours):>11}"
+
+
+def _largest(resource: str, found: Estimate) -> str:
+    parts = {"GPUs of the reconstruction": found.reconstruction, "GPUs of the traversal": found.traversal}
+    if resource not in parts:
+        return "what is asked of them"
+    return max(parts[resource].items(), key=lambda item: item[1])[0]
+
+
+def _parts(seconds: Mapping[str, float]) -> str:
+    parts = ", ".join(f"{name} {1000 * each:.2g}" for name, each in seconds.items())
+    return f"{1000 * sum(seconds.values()):.3g} ms ({parts})"
+
+
+def _hours(hours: float) -> str:
+    if math.isinf(hours):
+        return "never"
+    if hours >= 48:
+        return f"{hours / 24:,.1f} days"
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.2g} s"
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"
