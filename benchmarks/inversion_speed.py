@@ -67,7 +67,7 @@ def scipy_one_by_one(objective: PictureObjective, start: torch.Tensor, iteration
 def batched(
     objective: PictureObjective, start: torch.Tensor, iterations: int, batch: int
 ) -> tuple[torch.Tensor, float]:
-    """Return the chroma that our L-BFGS ends with (B, n), ``batch`` images at a time, and evaluations per iteration."""
+    """Return the chroma that our L-BFGS ends with (B, n) and its evaluations per iteration."""
     parts, evaluations, steps = [], 0, 0
     for rows in torch.arange(len(start)).split(batch):
 
@@ -129,7 +129,10 @@ def main() -> int:
     reference_seconds, values = timed(lambda: scipy_one_by_one(exact, start, options.iterations))
     reference = np.asarray(values)
     print(f"{len(photos)} photos, {options.size} px, {options.iterations} iterations, {device}")
-    print(f"{'solver':32}{'s/image':>9}{'speed-up':>10}{'final loss over SciPy (mean, worst)':>38}{'evaluations/iteration':>23}")
+    columns = (
+        f"{'s/image':>9}{'speed-up':>10}{'final loss over SciPy (mean, worst)':>38}{'evaluations/iteration':>23}"
+    )
+    print(f"{'solver':32}{columns}")
     print(f"{'SciPy L-BFGS-B, one by one, fp32':32}{reference_seconds / len(photos):9.2f}{1:10.1f}")
     for precision, objective in objectives.items():
         for batch in (1, 8):
@@ -139,7 +142,8 @@ def main() -> int:
             value, _ = exact(chroma, everything)  # every result is judged by the exact objective
             ratio = value.cpu().numpy() / reference
             name, gain = f"ours, batch {batch}, {precision}", reference_seconds / seconds
-            print(f"{name:32}{seconds / len(photos):9.2f}{gain:10.1f}{ratio.mean():20.4f}{ratio.max():18.4f}{evaluations:23.2f}")
+            loss = f"{ratio.mean():20.4f}{ratio.max():18.4f}"
+            print(f"{name:32}{seconds / len(photos):9.2f}{gain:10.1f}{loss}{evaluations:23.2f}")
     return 0
 
 

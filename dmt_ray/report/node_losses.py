@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
 #: A run that takes more than so many times as long as without losses is given up: no node lives as long as a shard.
-LONGEST = 1000
+LONGEST = 50
+
 
 @dataclass(frozen=True)
 class Losses:
-    """What became of one simulated run.
+    """What became of a simulated run, or of several on average.
 
     Attributes:
         hours: from the first shard's begin to the last one's end.
@@ -24,7 +26,13 @@ class Losses:
     hours: float
     lost: float
     idle: float
-    nodes: int
+    nodes: float
+
+
+def mean_losses(runs: Iterable[Losses]) -> Losses:
+    """Return the mean of several runs."""
+    hours, lost, idle, nodes = (math.fsum(values) / len(values) for values in zip(*map(astuple, runs), strict=True))
+    return Losses(hours, lost, idle, nodes)
 
 
 def simulate_losses(
@@ -39,8 +47,8 @@ def simulate_losses(
 ) -> Losses:
     """Let a fleet of equal actors do equal shards while its nodes are lost at random and replaced.
 
-    A lost node costs the work that its actors had begun; these shards are begun again by whoever is free. An actor takes
-    the next shard when it has finished one, so who does which does not matter, only when each begins.
+    A lost node costs the work that its actors had begun; these shards are begun again by whoever is free. An actor
+    takes the next shard when it has finished one, so who does which does not matter, only when each begins.
 
     Parameters:
         shards: how many there are to do.
@@ -56,7 +64,9 @@ def simulate_losses(
     random = np.random.default_rng(seed)
     horizon = 2 * ideal
     while True:
-        lives = np.concatenate([_lives(random, horizon, losses_per_node_day / 24, hours_to_replace) for _ in range(nodes)])
+        lives = np.concatenate(
+            [_lives(random, horizon, losses_per_node_day / 24, hours_to_replace) for _ in range(nodes)]
+        )
         begins = _begins(lives, hours_per_shard, horizon)
         if len(begins) >= rounds:
             break

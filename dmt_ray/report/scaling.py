@@ -13,7 +13,7 @@ from dmt_ray.method.networks.layers import Convolution, tap_stride
 from dmt_ray.method.networks.vgg import vgg_layers
 from dmt_ray.method.settings import ModelConfig, TransformInversionConfig
 from dmt_ray.report import scaling_constants as known
-from dmt_ray.report.node_losses import Losses, simulate_losses
+from dmt_ray.report.node_losses import Losses, mean_losses, simulate_losses
 
 if TYPE_CHECKING:
     CardName = str
@@ -29,6 +29,8 @@ BLOCK_BYTES = 2**28
 PICTURE_THREADS = 4
 #: Shards that each actor holds: the one that it does and one that waits.
 SHARDS_IN_FLIGHT = 2
+#: Runs that are simulated for each size of a shard.
+SIMULATIONS = 10
 #: Sizes of a shard that are held against lost nodes.
 SHARD_SIZES = (8, 32, 128, 512, 2048, 8192)
 
@@ -71,7 +73,9 @@ class PlanCommand:
     cores_per_gpu: int = 8
     """CPU cores for each GPU."""
     utilisation: float = known.UTILISATION.value
-    """Share of the card's matrix rate that the network reaches, 0 to 1. Nobody has measured it yet."""
+    """Share of the card's matrix rate that the network reaches, 0 to 1. Not measured yet."""
+    copy_rate: float = known.COPY_BYTES.value / 1e9
+    """Gigabytes per second from a node's memory to one of its cards. Not measured yet."""
     losses_per_node_day: float = 0.5
     """How often a machine is lost, in the simulation: 0.5 is once in two days."""
     minutes_to_replace: float = 10.0
@@ -91,6 +95,7 @@ class PlanCommand:
         ):
             require(getattr(self, option) >= 1, option, getattr(self, option), "at least 1")
         require(0 < self.utilisation <= 1, "utilisation", self.utilisation, "above 0 and at most 1")
+        require(0 < self.copy_rate < math.inf, "copy_rate", self.copy_rate, "above 0")
         pixels = self.megapixels
         require(pixels is None or 0 < pixels < math.inf, "megapixels", pixels, "above 0")
         for option in ("price_per_gpu_hour", "losses_per_node_day", "minutes_to_replace"):
@@ -170,7 +175,7 @@ def estimate(plan: PlanCommand, traversal_gpus: int, reconstruction_gpus: int) -
     forward = forward_flops(BACKBONES[plan.backbone].layers, plan.size)
     gradients = plan.iterations * known.EVALUATIONS.value * known.GRADIENT_FORWARDS.value * forward
     lpips = 2 * forward_flops(LPIPS_LAYERS, plan.size)
-    copy = matrix / known.COPY_BYTES.value / plan.batch_size
+    copy = matrix / (plan.copy_rate * 1e9) / plan.batch_size
     threads = min(PICTURE_THREADS, plan.cores_per_gpu)
     pictures = plan.pixels / 1e6 * known.PICTURE_SECONDS.value
     reconstruction = {
@@ -188,14 +193,14 @@ def estimate(plan: PlanCommand, traversal_gpus: int, reconstruction_gpus: int) -
     each = sum(reconstruction.values())
     beside = 0.0 if traversal_gpus else sum(traversal.values())
     use = {
-        "GPUs of the reconstruction": (each + beside) / reconstruction_gpus,
+        "reconstruction actors": (each + beside) / reconstruction_gpus,
         "CPU cores": plan.steps * pictures / (plan.gpus * plan.cores_per_gpu),
         "the nodes' network": (bytes_in + bytes_out) / (plan.nodes * known.NODE_BYTES.value),
         "reads of the store": 1 / known.READS.value,
         "writes to the store": 1 / plan.shard_size / known.WRITES.value,
     }
     if traversal_gpus:
-        use["GPUs of the traversal"] = sum(traversal.values()) / traversal_gpus
+        use["traversal actors"] = sum(traversal.values()) / traversal_gpus
     rate = 1 / max(use.values())
     block = min(BLOCK_BYTES, 8 * features * plan.exemplars)
     held = plan.batch_size * (3300 * plan.size**2 + 8 * features)
@@ -216,7 +221,9 @@ def estimate(plan: PlanCommand, traversal_gpus: int, reconstruction_gpus: int) -
 
 
 def losses_by_shard_size(plan: PlanCommand, rate: float) -> dict[int, Losses]:
-    """Return what lost nodes cost for each size of a shard that leaves every GPU at least one.
+    """Return what lost nodes cost, the mean of ``SIMULATIONS`` runs, for each size of a shard.
+
+    Sizes that leave a GPU without any shard are left out, but for the run's own.
 
     Parameters:
         plan: the run and the cluster.
@@ -225,14 +232,17 @@ def losses_by_shard_size(plan: PlanCommand, rate: float) -> dict[int, Losses]:
     per_node = min(plan.gpus, plan.gpus_per_node)
     hours_per_image = plan.nodes * per_node / rate / 3600
     return {
-        size: simulate_losses(
-            math.ceil(plan.images / size),
-            size * hours_per_image,
-            plan.nodes,
-            per_node,
-            losses_per_node_day=plan.losses_per_node_day,
-            hours_to_replace=plan.minutes_to_replace / 60,
-            seed=plan.seed,
+        size: mean_losses(
+            simulate_losses(
+                math.ceil(plan.images / size),
+                size * hours_per_image,
+                plan.nodes,
+                per_node,
+                losses_per_node_day=plan.losses_per_node_day,
+                hours_to_replace=plan.minutes_to_replace / 60,
+                seed=plan.seed + number,
+            )
+            for number in range(SIMULATIONS)
         )
         for size in sorted({*SHARD_SIZES, plan.shard_size})
         if size * plan.gpus <= plan.images or size == plan.shard_size

@@ -1,4 +1,4 @@
-"""What an estimate of a run rests on: figures, each with where it comes from, and the data sheets of graphics cards."""
+"""What an estimate of a run rests on: figures, each with its source, and the data sheets of graphics cards."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from dmt_ray.report import scaling_constants as known
 from dmt_ray.report.node_losses import Losses
-from dmt_ray.report.scaling import Estimate, PlanCommand, losses_by_shard_size
+from dmt_ray.report.scaling import SIMULATIONS, Estimate, PlanCommand, losses_by_shard_size
 
 #: Below this share of the fullest resource, the others are not worth a word.
 WORTH_TELLING = 0.01
@@ -25,7 +25,8 @@ def plan_sentences(
     """
     hours = plan.images / found.rate / 3600
     pools = f"{traversal_gpus or 'shared'} for the traversal, {reconstruction_gpus} for the reconstruction"
-    yield f"{plan.images:,} images at {plan.size} px, {plan.steps} results each, on {plan.gpus} x {plan.gpu} ({pools})."
+    results = "1 result" if plan.steps == 1 else f"{plan.steps} results"
+    yield f"{plan.images:,} images at {plan.size} px, {results} each, on {plan.gpus} x {plan.gpu} ({pools})."
     yield "No figure of a GPU has been measured: times come from counted operations and an assumed utilisation."
     yield ""
     yield f"Time: {_hours(hours)} at {found.rate:,.0f} images/s."
@@ -51,16 +52,17 @@ def plan_sentences(
     yield ""
     yield (
         f"Lost nodes: {plan.nodes} of {min(plan.gpus, plan.gpus_per_node)} GPUs, each lost "
-        f"{plan.losses_per_node_day:g} times a day and replaced in {plan.minutes_to_replace:g} min, seed {plan.seed}:"
+        f"{plan.losses_per_node_day:g} times a day and replaced in {plan.minutes_to_replace:g} min; "
+        f"the mean of {SIMULATIONS} simulated runs, seed {plan.seed}:"
     )
     yield from losses_table(losses_by_shard_size(plan, found.rate), plan.gpus / found.rate)
     yield ""
     yield "Constants:"
     for each in known.CONSTANTS:
-        value = plan.utilisation if each is known.UTILISATION else each.value
-        mark = "measured" if each.measured else "NOT MEASURED"
-        yield f"  {each.name}: {value:,g} {each.unit} ({mark}: {each.source})".replace("  (", " (")
-    yield f"  {plan.gpu}: {known.CARDS[plan.gpu].matrix_tflops:g} TFLOP/s (NOT MEASURED: its data sheet)"
+        asked = {known.UTILISATION: plan.utilisation, known.COPY_BYTES: plan.copy_rate * 1e9}
+        yield f"  {_constant(each, asked.get(each, each.value))}"
+    card = known.CARDS[plan.gpu]
+    yield f"  matrix rate of {plan.gpu}: {card.matrix_tflops:g} TFLOP/s (not measured: its data sheet)"
 
 
 def losses_table(losses: Mapping[int, Losses], seconds_per_image: float) -> Iterator[str]:
@@ -68,11 +70,21 @@ def losses_table(losses: Mapping[int, Losses], seconds_per_image: float) -> Iter
     yield f"  {'images/shard':>12}{'a shard takes':>15}{'work lost':>11}{'idle':>8}{'nodes lost':>12}{'time':>11}"
     for size, each in losses.items():
         shard = _hours(size * seconds_per_image / 3600)
-        yield f"  {size:12}{shard:>15}{each.lost:11.3%}{each.idle:8.1%}{each.nodes:12}{_hours(each.hours):>11}"
+        yield f"  {size:12}{shard:>15}{each.lost:11.3%}{each.idle:8.1%}{each.nodes:12.1f}{_hours(each.hours):>11}"
+
+
+def _constant(constant: known.Constant, value: float) -> str:
+    unit, size = constant.unit, f"{value:,g}"
+    if unit.startswith("bytes") and value >= 1e6:
+        size, unit = _bytes(value), unit.removeprefix("bytes")
+    elif unit:
+        unit = f" {unit}"
+    mark = "measured" if constant.measured else "not measured"
+    return f"{constant.name}: {size}{unit} ({mark}: {constant.source})"
 
 
 def _largest(resource: str, found: Estimate) -> str:
-    parts = {"GPUs of the reconstruction": found.reconstruction, "GPUs of the traversal": found.traversal}
+    parts = {"reconstruction actors": found.reconstruction, "traversal actors": found.traversal}
     if resource not in parts:
         return "what is asked of them"
     return max(parts[resource].items(), key=lambda item: item[1])[0]
