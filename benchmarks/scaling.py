@@ -4,7 +4,8 @@
     python benchmarks/scaling.py --plot docs/scaling.svg     draw
 
 Measured are, per megapixel of the first 24 photos, the time of one core for decoding twice, resizing, joining and
-encoding, the bytes of a photo and of its result, and the bytes of a row without its image. They stand in
+encoding, the bytes of a photo and of its result, and the bytes of a row without its image; and what a shard costs the
+driver, on a local Ray. They stand in
 dmt_ray/report/scaling_constants.py; the verdict: no measured one is off by more than a factor of two.
 """
 
@@ -20,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import tyro
+from planning import anonymous_bytes
 from verify_speed import make_output
 
 from dmt_ray.errors import DmtError
@@ -83,6 +85,7 @@ def measure(data: str, images: int) -> int:
         known.INPUT_BYTES: sum(map(len, photos)) / pixels,
         **{known.OUTPUT_BYTES[name]: size / pixels for name, size in encoded.items()},
         known.ROW_BYTES: _row_bytes(),
+        **_shard_costs(),
     }
     print(f"{len(photos)} photos of {pixels / len(photos) / 1e6:.3f} megapixels")
     good = True
@@ -104,6 +107,20 @@ def _row_bytes(rows: int = 3200) -> float:
     with tempfile.TemporaryDirectory() as folder:
         size, pictures = make_output(folder, rows)
         return (size - pictures) / rows
+
+
+def _shard_costs(shards: int = 4000) -> dict[known.Constant, float]:
+    """Return bytes and seconds of the driver for each shard that it hands to Ray Data, as a run does."""
+    import ray
+
+    ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="warning")
+    ray.data.from_items([{"shard": 0}], override_num_blocks=1)  # the first call loads modules
+    memory, began = anonymous_bytes(), time.process_time()
+    dataset = ray.data.from_items([{"shard": number} for number in range(shards)], override_num_blocks=shards)
+    spent, grown = time.process_time() - began, anonymous_bytes() - memory
+    assert dataset.count() == shards
+    ray.shutdown()
+    return {known.SHARD_BYTES: grown / shards, known.SHARD_SECONDS: spent / shards}
 
 
 def draw(place: str, sizes: Sequence[float] = (0.2, 0.5, 1, 2, 5, 10, 20, 60, 120), runs: int = 20) -> None:

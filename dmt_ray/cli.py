@@ -268,8 +268,7 @@ def _plan(command: PlanCommand) -> int:
 
     pools = plan_pools([{"GPU": command.gpus}], ComputeConfig())
     gpus = (pools.traversal.actors if pools.traversal.num_gpus == 1 else 0, pools.reconstruction.actors)
-    for line in plan_sentences(command, estimate(command, *gpus), *gpus):
-        print(line)
+    print("\n".join(plan_sentences(command, estimate(command, *gpus), *gpus)))
     return 0
 
 

@@ -216,8 +216,27 @@ def estimate(plan: PlanCommand, traversal_gpus: int, reconstruction_gpus: int) -
         card=held + 16 * plan.exemplars**2 + 2 * block,
         driver=known.PROCESS_BYTES.value
         + known.DRIVER_BYTES.value
-        + known.DRIVER_BYTES_PER_IMAGE.value * plan.images,
+        + known.DRIVER_BYTES_PER_IMAGE.value * plan.images
+        + known.SHARD_BYTES.value * plan.shards,
     )
+
+
+def best_division(plan: PlanCommand, found: Estimate) -> int:
+    """Return how many GPUs the traversal would need for the two pools to be equally full; at least 1 of at least 2."""
+    share = sum(found.traversal.values()) / (sum(found.traversal.values()) + sum(found.reconstruction.values()))
+    few = min(max(1, math.floor(plan.gpus * share)), plan.gpus - 1)
+    return max((few, min(few + 1, plan.gpus - 1)), key=lambda gpus: estimate(plan, gpus, plan.gpus - gpus).rate)
+
+
+def better_shard_size(plan: PlanCommand, found: Estimate) -> int:
+    """Return a power of two: images of a shard that takes about two minutes.
+
+    Fewer where a file would be larger than 256 MB, or where a GPU would have less than four shards.
+    """
+    in_two_minutes = 120 * found.rate / plan.gpus
+    in_a_file = 256e6 / (found.bytes_out / plan.images)
+    at_most = max(1.0, min(in_two_minutes, in_a_file, plan.images / plan.gpus / 4))
+    return int(2 ** math.floor(math.log2(at_most)))
 
 
 def losses_by_shard_size(plan: PlanCommand, rate: float) -> dict[int, Losses]:

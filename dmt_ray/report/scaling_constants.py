@@ -81,6 +81,12 @@ DRIVER_BYTES = Constant(
 DRIVER_BYTES_PER_IMAGE = Constant(
     129, "bytes/image", "planning, for each image", "docs/inputs.md, CSV, 1 and 2 million", measured=True
 )
+SHARD_BYTES = Constant(
+    2600, "bytes/shard", "handing a shard to Ray Data", "benchmarks/scaling.py, 4,000 shards", measured=True
+)
+SHARD_SECONDS = Constant(
+    0.9e-3, "s/shard", "handing a shard to Ray Data", "benchmarks/scaling.py, 4,000 shards", measured=True
+)
 PROCESS_BYTES = Constant(0.7e9, "bytes", "Python, torch and the network", "docs/memory.md", measured=True)
 UTILISATION = Constant(
     0.30, "", "share of a card's matrix rate that the network reaches", "an assumption", measured=False
@@ -111,5 +117,7 @@ CONSTANTS: tuple[Constant, ...] = (
     WRITES,
     DRIVER_BYTES,
     DRIVER_BYTES_PER_IMAGE,
+    SHARD_BYTES,
+    SHARD_SECONDS,
     PROCESS_BYTES,
 )

@@ -7,10 +7,20 @@ from collections.abc import Iterator, Mapping
 
 from dmt_ray.report import scaling_constants as known
 from dmt_ray.report.node_losses import Losses
-from dmt_ray.report.scaling import SIMULATIONS, Estimate, PlanCommand, losses_by_shard_size
+from dmt_ray.report.scaling import (
+    SIMULATIONS,
+    Estimate,
+    PlanCommand,
+    best_division,
+    better_shard_size,
+    estimate,
+    losses_by_shard_size,
+)
 
 #: Below this share of the fullest resource, the others are not worth a word.
 WORTH_TELLING = 0.01
+#: By so much another division of the GPUs must be quicker to be told.
+WORTH_CHANGING = 1.05
 
 
 def plan_sentences(
@@ -35,8 +45,16 @@ def plan_sentences(
     first, *others = found.use.items()
     yield f"Saturates first: {first[0]}, by {_largest(first[0], found)}."
     yield "  then: " + ", ".join(f"{name} {share:.0%}" for name, share in others if share >= WORTH_TELLING)
+    if traversal_gpus:
+        best = best_division(plan, found)
+        rate = estimate(plan, best, plan.gpus - best).rate
+        if rate > WORTH_CHANGING * found.rate:
+            yield f"  --traversal-actors {best} would make it {rate:,.0f} images/s."
     seconds = plan.shard_size * plan.gpus / found.rate
-    yield f"Shards: {plan.shards:,} of {plan.shard_size} images, {seconds:,.1f} s each on a GPU."
+    yield f"Shards: {plan.shards:,} of {plan.shard_size} images, {_hours(seconds / 3600)} each on a GPU."
+    if (size := better_shard_size(plan, found)) >= 2 * plan.shard_size:
+        longer = _hours(seconds / 3600 * size / plan.shard_size)
+        yield f"  --shard-size {size} makes {math.ceil(plan.images / size):,}, {longer} each."
     yield f"Bytes: {_bytes(found.bytes_in)} in, {_bytes(found.bytes_out)} out as {plan.image_format}."
     yield (
         f"Object store of each node: {_bytes(found.features)} of features of {plan.exemplars} exemplars, "
@@ -45,13 +63,14 @@ def plan_sentences(
     memory = known.CARDS[plan.gpu].memory_gb * 1e9
     fits = "" if found.card <= memory else ": too little; the batch is cut in half until it fits"
     yield f"GPU memory: {_bytes(found.card)} of {_bytes(memory)} at a batch of {plan.batch_size}{fits}."
-    yield f"Driver's memory: {_bytes(found.driver)}, from plans of 1 and 2 million images."
+    start = _hours(known.SHARD_SECONDS.value * plan.shards / 3600)
+    yield f"Driver: {_bytes(found.driver)} of memory, and {start} until all shards are handed to Ray."
     if plan.price_per_gpu_hour is not None:
         total = hours * plan.gpus * plan.price_per_gpu_hour
         yield f"Cost: {total:,.2f}, which is {total / plan.images * 1000:.4f} per thousand images."
     yield ""
     yield (
-        f"Lost nodes: {plan.nodes} of {min(plan.gpus, plan.gpus_per_node)} GPUs, each lost "
+        f"Lost nodes: {plan.nodes} nodes with {min(plan.gpus, plan.gpus_per_node)} GPUs each, lost "
         f"{plan.losses_per_node_day:g} times a day and replaced in {plan.minutes_to_replace:g} min; "
         f"the mean of {SIMULATIONS} simulated runs, seed {plan.seed}:"
     )

@@ -24,6 +24,8 @@ from dmt_ray.report.scaling import (
     PICTURE_THREADS,
     Estimate,
     PlanCommand,
+    best_division,
+    better_shard_size,
     estimate,
     feature_count,
     forward_flops,
@@ -46,7 +48,7 @@ class Operations(TorchFunctionMode):
             picture, weight = args[0].shape, args[1].shape
             self.forward += conv_flop_count(picture, weight, result.shape)
             shapes, to_input = (result.shape, picture, weight), (True, False, False)
-            self.backward += conv_backward_flop(*shapes, *[None] * 4, False, None, None, to_input, [picture])
+            self.backward += conv_backward_flop(*shapes, *[None] * 4, False, None, None, to_input, out_val=[picture])
         return result
 
 
@@ -181,6 +183,8 @@ def test_what_the_command_prints(capsys):
     assert "No figure of a GPU has been measured" in text
     assert f"{64 * 2.5 / found.rate / 3.6:.4f} per thousand" in text
     assert "Shards: 312,500 of 32 images" in text
+    assert re.search(r"--shard-size \d+ makes", text)
+    assert "--traversal-actors 21 would make it" in text
     for each in known.CONSTANTS:
         assert f"{'measured' if each.measured else 'not measured'}: {each.source})" in text
 
@@ -190,6 +194,23 @@ def test_why_the_reconstruction_is_the_slowest():
         plan = _plan(**changes)
         text = "\n".join(plan_sentences(plan, estimate(plan, 13, 3), 13, 3))
         assert f"Saturates first: reconstruction actors, by {part}." in text
+
+
+def test_the_best_division_is_the_best():
+    for changes in ({}, {"exemplars": 4000}, {"exemplars": 10}, {"gpus": 2}, {"gpus": 5, "gpu": "l4"}):
+        plan = _plan(**changes)
+        rates = {gpus: estimate(plan, gpus, plan.gpus - gpus).rate for gpus in range(1, plan.gpus)}
+        assert rates[best_division(plan, estimate(plan, 1, plan.gpus - 1))] == max(rates.values())
+
+
+def test_a_better_size_of_a_shard():
+    for changes in ({}, {"gpu": "t4"}, {"megapixels": 24.0}, {"images": 500}):
+        plan = _plan(**changes)
+        found = estimate(plan, 3, 13)
+        size = better_shard_size(plan, found)
+        assert size * plan.gpus / found.rate <= 120
+        assert size == 1 or size * found.bytes_out / plan.images <= 256e6
+        assert size == 1 or plan.images / size >= 4 * plan.gpus
 
 
 def test_a_batch_that_does_not_fit_is_said():
