@@ -11,6 +11,7 @@ dmt_ray/report/scaling_constants.py; the verdict: no measured one is off by more
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 import time
@@ -113,7 +114,7 @@ def _shard_costs(shards: int = 4000) -> dict[known.Constant, float]:
     """Return bytes and seconds of the driver for each shard that it hands to Ray Data, as a run does."""
     import ray
 
-    ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="warning")
+    ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level=logging.WARNING)
     ray.data.from_items([{"shard": 0}], override_num_blocks=1)  # the first call loads modules
     memory, began = anonymous_bytes(), time.process_time()
     dataset = ray.data.from_items([{"shard": number} for number in range(shards)], override_num_blocks=shards)

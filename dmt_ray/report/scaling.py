@@ -222,7 +222,7 @@ def estimate(plan: PlanCommand, traversal_gpus: int, reconstruction_gpus: int) -
 
 
 def best_division(plan: PlanCommand, found: Estimate) -> int:
-    """Return how many GPUs the traversal would need for the two pools to be equally full; at least 1 of at least 2."""
+    """Return how many of at least 2 GPUs the traversal would need for both pools to be equally full."""
     share = sum(found.traversal.values()) / (sum(found.traversal.values()) + sum(found.reconstruction.values()))
     few = min(max(1, math.floor(plan.gpus * share)), plan.gpus - 1)
     return max((few, min(few + 1, plan.gpus - 1)), key=lambda gpus: estimate(plan, gpus, plan.gpus - gpus).rate)

@@ -189,6 +189,14 @@ def test_what_the_command_prints(capsys):
         assert f"{'measured' if each.measured else 'not measured'}: {each.source})" in text
 
 
+def test_the_example_in_the_document_is_what_the_command_prints(capsys):
+    [command, shown] = re.search(
+        r"^\$ dmt-ray ([^\n]+)\n(.+?)\n```", (ROOT / "docs/scaling.md").read_text(encoding="utf-8"), re.M | re.S
+    ).groups()
+    assert main(command.split()) == 0
+    assert capsys.readouterr().out.startswith(shown + "\n\nConstants:")
+
+
 def test_why_the_reconstruction_is_the_slowest():
     for changes, part in (({}, "copying features to the card"), ({"megapixels": 24.0}, "decoding and encoding")):
         plan = _plan(**changes)
