@@ -81,7 +81,8 @@ def plan_sentences(
         asked = {known.UTILISATION: plan.utilisation, known.COPY_BYTES: plan.copy_rate * 1e9}
         yield f"  {_constant(each, asked.get(each, each.value))}"
     card = known.CARDS[plan.gpu]
-    yield f"  matrix rate of {plan.gpu}: {card.matrix_tflops:g} TFLOP/s (not measured: its data sheet)"
+    rates = f"{card.matrix_tflops:g} TFLOP/s, in float64 {card.double_tflops:g}; {card.memory_gb:g} GB"
+    yield f"  {plan.gpu}: {rates} (not measured: its data sheet)"
 
 
 def losses_table(losses: Mapping[int, Losses], seconds_per_image: float) -> Iterator[str]:
