@@ -64,14 +64,18 @@ def scipy_one_by_one(objective: PictureObjective, start: torch.Tensor, iteration
     return np.array(values)
 
 
-def batched(objective: PictureObjective, start: torch.Tensor, iterations: int, batch: int) -> torch.Tensor:
-    """Return the chroma that our L-BFGS ends with (B, n), ``batch`` images at a time."""
-    parts = []
+def batched(
+    objective: PictureObjective, start: torch.Tensor, iterations: int, batch: int
+) -> tuple[torch.Tensor, float]:
+    """Return the chroma that our L-BFGS ends with (B, n) and its evaluations per iteration."""
+    parts, evaluations, steps = [], 0, 0
     for rows in torch.arange(len(start)).split(batch):
 
         def part(
             x: torch.Tensor, index: torch.Tensor, rows: torch.Tensor = rows
         ) -> tuple[torch.Tensor, torch.Tensor]:
+            nonlocal evaluations
+            evaluations += len(index)
             return objective(x, rows[index.cpu()].to(x.device))
 
         found = lbfgs.minimise(
@@ -83,7 +87,8 @@ def batched(objective: PictureObjective, start: torch.Tensor, iterations: int, b
             first_step=float(start[0].numel()) ** 0.5,
         )
         parts.append(found.x)
-    return torch.cat(parts)
+        steps += int(found.iterations.sum())
+    return torch.cat(parts), evaluations / max(1, steps)
 
 
 def timed(action: Callable[[], object]) -> tuple[float, object]:
@@ -124,16 +129,21 @@ def main() -> int:
     reference_seconds, values = timed(lambda: scipy_one_by_one(exact, start, options.iterations))
     reference = np.asarray(values)
     print(f"{len(photos)} photos, {options.size} px, {options.iterations} iterations, {device}")
-    print(f"{'solver':32}{'s/image':>9}{'speed-up':>10}{'final loss over SciPy (mean, worst)':>38}")
+    columns = (
+        f"{'s/image':>9}{'speed-up':>10}{'final loss over SciPy (mean, worst)':>38}{'evaluations/iteration':>23}"
+    )
+    print(f"{'solver':32}{columns}")
     print(f"{'SciPy L-BFGS-B, one by one, fp32':32}{reference_seconds / len(photos):9.2f}{1:10.1f}")
     for precision, objective in objectives.items():
         for batch in (1, 8):
-            seconds, chroma = timed(lambda o=objective, b=batch: batched(o, start, options.iterations, b))  # type: ignore[misc]
-            assert isinstance(chroma, torch.Tensor)
+            seconds, found = timed(lambda o=objective, b=batch: batched(o, start, options.iterations, b))  # type: ignore[misc]
+            assert isinstance(found, tuple)
+            chroma, evaluations = found
             value, _ = exact(chroma, everything)  # every result is judged by the exact objective
             ratio = value.cpu().numpy() / reference
             name, gain = f"ours, batch {batch}, {precision}", reference_seconds / seconds
-            print(f"{name:32}{seconds / len(photos):9.2f}{gain:10.1f}{ratio.mean():20.4f}{ratio.max():18.4f}")
+            loss = f"{ratio.mean():20.4f}{ratio.max():18.4f}"
+            print(f"{name:32}{seconds / len(photos):9.2f}{gain:10.1f}{loss}{evaluations:23.2f}")
     return 0
 
 

@@ -91,13 +91,13 @@ def _plan(form: str, place: str) -> int:
 
 def _measured(action: Callable[[], int]) -> tuple[int, float, int]:
     """Return the action's value, its seconds, and its peak of anonymous memory beyond the start, in bytes."""
-    before = peak = _anonymous()
+    before = peak = anonymous_bytes()
     done = threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not done.wait(0.005):
-            peak = max(peak, _anonymous())
+            peak = max(peak, anonymous_bytes())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -111,7 +111,8 @@ def _measured(action: Callable[[], int]) -> tuple[int, float, int]:
     return value, seconds, peak - before
 
 
-def _anonymous() -> int:
+def anonymous_bytes() -> int:
+    """Return the anonymous memory of this process."""
     match = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
     assert match is not None, "this benchmark needs Linux"
     return int(match[1]) * 1024

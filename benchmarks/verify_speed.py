@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--data", help="not used: the output is made up")
     rows = parser.parse_args().rows
     with tempfile.TemporaryDirectory() as folder:
-        size = _make_output(folder, rows)
+        size, _ = make_output(folder, rows)
         print(f"{rows} rows, {size / 1e6:.0f} MB in shards of {SHARD_SIZE}")
         seconds = {}
         for deep in (False, True):
@@ -49,8 +49,11 @@ def main() -> int:
     return 0 if fast else 1
 
 
-def _make_output(folder: str, rows: int) -> int:
-    """Write an output with made-up rows, a dozen different small pictures among them; return its size in bytes."""
+def make_output(folder: str, rows: int) -> tuple[int, int]:
+    """Write an output with made-up rows, a dozen different small pictures among them.
+
+    Returns the bytes of its files, and of the pictures in them.
+    """
     random = np.random.default_rng(0)
     pictures = [encode_image(random.integers(0, 256, (96, 96, 3), np.uint8), "png", 95) for _ in range(12)]
     listing = Path(folder, "inputs.csv")
@@ -75,7 +78,8 @@ def _make_output(folder: str, rows: int) -> int:
             for index, item in enumerate(shard.items)
         ]
         commit_shard(shard, rows_table(made), expected)
-    return sum(path.stat().st_size for path in output.rglob("*.parquet"))
+    size = sum(path.stat().st_size for path in output.rglob("*.parquet"))
+    return size, sum(len(pictures[index % len(pictures)]) for shard in plan for index in range(len(shard.items)))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from dmt_ray.method.settings import ModelConfig
 from dmt_ray.options import expand_config, option_types, split_lists
 from dmt_ray.output.export.options import ExportOptions
 from dmt_ray.process_exit import EXIT_INTERRUPTED, INTERRUPTED, run_program
+from dmt_ray.report.scaling import PlanCommand
 
 EXIT_SETTINGS = 2
 EXIT_INCOMPLETE = 3
@@ -191,6 +192,7 @@ def _dispatch(argv: list[str]) -> int:
         "verify": VerifyCommand,
         "compact": CompactCommand,
         "export": ExportCommand,
+        "plan": PlanCommand,
     }
     command = tyro.extras.subcommand_cli_from_dict(
         commands, prog="dmt-ray", description=__doc__, args=argv, config=(tyro.conf.OmitArgPrefixes,)
@@ -200,6 +202,7 @@ def _dispatch(argv: list[str]) -> int:
         VerifyCommand: _verify,
         CompactCommand: _compact,
         ExportCommand: _export,
+        PlanCommand: _plan,
         ReconstructCommand: _reconstruct,
     }
     return handlers[type(command)](command)
@@ -282,6 +285,17 @@ def _export(command: ExportCommand) -> int:
     report = export(command.output, command.dest, command.options)
     for line in report.sentences():
         print(line)
+    return 0
+
+
+def _plan(command: PlanCommand) -> int:
+    from dmt_ray.pipeline.resources import plan_pools
+    from dmt_ray.report.scaling import estimate
+    from dmt_ray.report.scaling_text import plan_sentences
+
+    pools = plan_pools([{"GPU": command.gpus}], ComputeConfig())
+    gpus = (pools.traversal.actors if pools.traversal.num_gpus == 1 else 0, pools.reconstruction.actors)
+    print("\n".join(plan_sentences(command, estimate(command, *gpus), *gpus)))
     return 0
 
 

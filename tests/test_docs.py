@@ -14,6 +14,7 @@ from dmt_ray.jobs.colorize import ColorizeConfig
 from dmt_ray.jobs.transform import TransformConfig
 from dmt_ray.output.schema import ROW_SCHEMA
 from dmt_ray.pipeline.prepare import prepare_run, run_record
+from dmt_ray.report.scaling import PlanCommand
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -24,8 +25,11 @@ DOCUMENTS = [
 ]
 #: Long options of other programs that the documents mention.
 #: Options of commands that are no jobs.
-OTHERS = {"deep", "discard", "file-size", "format", "only", "flat", "strengths", "threads"}
+OTHERS = {"deep", "discard", "file-size", "format", "only", "flat", "strengths", "threads"} | {
+    field.name.replace("_", "-") for field in dataclasses.fields(PlanCommand)
+}
 FOREIGN = OTHERS | {"data", "sheet", "address", "working-dir", "help", "from-env-file", "build-arg", "config"}
+FOREIGN |= {"docker-server", "docker-username", "docker-password"}
 
 
 def _defaults() -> dict[str, set[object]]:

@@ -1,7 +1,11 @@
-"""The cluster files against what really reads them: Ray's own validation, the job's own options, this repository."""
+"""Launcher files and Dockerfile against what really reads them: Ray's own validation, hadolint, the job's options."""
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from dmt_ray.cli import parse_options
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
+HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
 def _project() -> dict:
@@ -26,19 +31,20 @@ def _ray_range():
     return requirement.specifier
 
 
-def _parse(command: str):
-    """Parse a job command line with the real parser; return the script's path and the configuration."""
-    python, script, *arguments = shlex.split(command)
-    assert python == "python"
-    return script, parse_options("colorize", arguments)
+# -- Ray's cluster launcher
+
+#: The extra that reads and writes the cloud's object store, and the scheme of its URIs.
+STORES = {"aws.yaml": ("s3", "s3://"), "gcp.yaml": ("gcs", "gs://")}
 
 
-# -- AWS: Ray cluster launcher
+@pytest.fixture(params=STORES)
+def name(request) -> str:
+    return request.param
 
 
-@pytest.fixture(scope="module")
-def launcher() -> dict:
-    return yaml.safe_load((CLUSTER / "aws.yaml").read_text(encoding="utf-8"))
+@pytest.fixture
+def launcher(name) -> dict:
+    return yaml.safe_load((CLUSTER / name).read_text(encoding="utf-8"))
 
 
 def test_ray_accepts_the_launcher_file(launcher):
@@ -61,102 +67,54 @@ def test_launcher_nodes_are_what_the_job_needs(launcher):
     assert sum(t.get("max_workers", 0) for t in types.values()) <= launcher["max_workers"]
 
 
-def test_launcher_installs_this_checkout_with_a_ray_of_the_right_range(launcher):
+def test_launcher_installs_this_checkout_with_a_ray_of_the_right_range(launcher, name):
+    extra, _ = STORES[name]
     [(remote, local)] = launcher["file_mounts"].items()
     assert (ROOT / local / "pyproject.toml").is_file()
-    assert any(f"{remote}[s3]" in command for command in launcher["setup_commands"])
-    assert "s3" in _project()["optional-dependencies"]
+    assert any(f"{remote}[{extra}]" in command for command in launcher["setup_commands"])
+    assert extra in _project()["optional-dependencies"]
     version = re.search(r"ray:(\d+\.\d+\.\d+)-py311", launcher["docker"]["image"])[1]
     assert Version(version) in _ray_range()
 
 
-def test_launcher_says_how_to_run_the_job():
-    text = (CLUSTER / "aws.yaml").read_text(encoding="utf-8")
-    command = re.search(r"cd dmt_ray && (python [^\"]+)\"", text)[1]
-    script, config = _parse(command)
+def test_launcher_says_how_to_run_the_job(name):
+    text = (CLUSTER / name).read_text(encoding="utf-8")
+    python, script, *arguments = shlex.split(re.search(r"cd dmt_ray && ([^\"]+)\"", text)[1])
+    assert python == "python"
     assert (ROOT / script).is_file()
-    assert config.inputs.input.startswith("s3://")
+    assert parse_options("colorize", arguments).inputs.input.startswith(STORES[name][1])
 
 
-# -- Kubernetes: KubeRay RayJob
+def test_gpu_machines_of_google_get_a_driver_and_may_not_move():
+    """Google refuses machines with accelerators that are to be migrated; its images install the driver when asked."""
+    launcher = yaml.safe_load((CLUSTER / "gcp.yaml").read_text(encoding="utf-8"))
+    node = launcher["available_node_types"]["gpu"]["node_config"]
+    assert {"onHostMaintenance": "TERMINATE"} in node["scheduling"]
+    assert {"key": "install-nvidia-driver", "value": "True"} in node["metadata"]["items"]
+    assert sum(each["acceleratorCount"] for each in node["guestAccelerators"]) == 1
+    assert launcher["provider"]["availability_zone"].startswith(launcher["provider"]["region"])
 
 
-@pytest.fixture(scope="module")
-def rayjob() -> dict:
-    return yaml.safe_load((CLUSTER / "rayjob.yaml").read_text(encoding="utf-8"))
-
-
-def _groups(rayjob) -> dict[str, dict]:
-    cluster = rayjob["spec"]["rayClusterSpec"]
-    return {"head": cluster["headGroupSpec"]} | {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
-
-
-def _container(group) -> dict:
-    [container] = group["template"]["spec"]["containers"]
-    return container
-
-
-def test_rayjob_runs_this_very_job(rayjob):
-    assert (rayjob["apiVersion"], rayjob["kind"]) == ("ray.io/v1", "RayJob")
-    script, config = _parse(rayjob["spec"]["entrypoint"])
-    workdir = re.search(r"^WORKDIR (\S+)$", (CLUSTER / "Dockerfile").read_text(encoding="utf-8"), re.M)[1]
-    assert (ROOT / Path(script).relative_to(workdir)).is_file()
-    assert config.inputs.input.startswith("s3://")
-    assert config.output.output.startswith("s3://")
-    assert config.run.mode == "resume"  # backoffLimit starts the job again
-
-
-def test_an_option_that_the_job_does_not_know_would_fail(rayjob):
-    """The parsing above does something."""
-    with pytest.raises(SystemExit):
-        _parse(rayjob["spec"]["entrypoint"] + " --sise 96")
-
-
-def test_rayjob_ends_by_itself_and_shows_its_end(rayjob):
-    spec = rayjob["spec"]
-    assert spec["submissionMode"] == "K8sJobMode"
-    assert spec["shutdownAfterJobFinishes"] is True
-    assert spec["ttlSecondsAfterFinished"] > 0
-    assert isinstance(spec["backoffLimit"], int)
-
-
-def test_rayjob_images_are_one_and_its_ray_is_in_range(rayjob):
-    images = {_container(group)["image"] for group in _groups(rayjob).values()}
-    assert len(images) == 1
-    assert images.pop().endswith(f"dmt-ray:{_project()['version']}")
-    version = rayjob["spec"]["rayClusterSpec"]["rayVersion"]
-    assert Version(version) in _ray_range()
-    dockerfile = (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
-    assert f"ARG RAY_IMAGE=rayproject/ray:{version}-py311" in dockerfile
-
-
-def test_rayjob_resources_and_pools(rayjob):
-    groups = _groups(rayjob)
-    assert set(groups) == {"head", "cpu", "gpu"}
-    assert groups["head"]["rayStartParams"]["num-cpus"] == "0"
-    for name, group in groups.items():
-        resources = _container(group)["resources"]
-        assert resources["requests"] == resources["limits"], name
-        assert ("nvidia.com/gpu" in resources["limits"]) == (name == "gpu")
-        assert int(resources["limits"]["cpu"]) >= 2
-        if name != "head":
-            assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
-
-
-def test_rayjob_runtime_environment_is_yaml_and_matches_the_image(rayjob):
-    environment = yaml.safe_load(rayjob["spec"]["runtimeEnvYAML"])
-    cache = environment["env_vars"]["DMT_RAY_CACHE"]
-    assert f"DMT_RAY_CACHE={cache}" in (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
-
-
-def test_secrets_are_named_and_never_written(rayjob):
-    for group in _groups(rayjob).values():
-        assert _container(group)["envFrom"] == [{"secretRef": {"name": "dmt-ray-storage", "optional": True}}]
-    for path in CLUSTER.iterdir():
-        assert not re.search(r"(AKIA|SECRET_ACCESS_KEY\s*[:=]\s*\S)", path.read_text(encoding="utf-8")), path
+def test_both_launcher_files_start_ray_in_the_same_way():
+    aws, gcp = (yaml.safe_load((CLUSTER / name).read_text(encoding="utf-8")) for name in STORES)
+    for key in ("docker", "file_mounts", "rsync_exclude", "head_start_ray_commands", "worker_start_ray_commands"):
+        assert aws[key] == gcp[key], key
 
 
 # -- Dockerfile
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed")
+def test_hadolint_passes_the_dockerfile(tmp_path):
+    done = subprocess.run([HADOLINT, CLUSTER / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    worse = tmp_path / "Dockerfile"
+    worse.write_text(
+        (CLUSTER / "Dockerfile").read_text(encoding="utf-8") + "RUN pip install nothing\n", encoding="utf-8"
+    )
+    done = subprocess.run([HADOLINT, worse], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "DL3013" in done.stdout
 
 
 def test_what_the_dockerfile_copies_exists_and_is_not_ignored():
@@ -174,7 +132,7 @@ def test_what_the_build_needs_is_copied():
     text = (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
     for name in (_project()["readme"], *_project()["license-files"]):
         assert re.search(rf"^COPY .*\b{re.escape(name)}\b", text, re.M), name
-    extras = re.search(r'pip install --no-cache-dir "\.\[(.+)\]"', text)[1].split(",")
+    extras = re.search(r'pip install --no-cache-dir "/home/ray/dmt_ray\[(.+)\]"', text)[1].split(",")
     assert set(extras) <= set(_project()["optional-dependencies"])
 
 

@@ -1,0 +1,124 @@
+"""What starts a job on a cluster: again after code 3 alone, and with the GPUs that it asked for."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ENTRYPOINT = Path(__file__).parents[2] / "cluster/entrypoint.py"
+
+#: Appends a line to a file and exits with the next of the codes.
+JOB = """
+import sys
+file, *codes = sys.argv[1:]
+with open(file, "a+") as log:
+    log.write("started\\n")
+    log.seek(0)
+    sys.exit(int(codes[len(log.readlines()) - 1]))
+"""
+
+
+def _run(*words: object, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, ENTRYPOINT, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+
+
+@pytest.mark.parametrize(
+    ("codes", "attempts", "code", "starts"),
+    [
+        ("3 3 0", 3, 0, 3),  # incomplete twice, then done
+        ("3 3 3", 2, 3, 2),  # no more attempts than asked for
+        ("2 0", 3, 2, 1),  # bad settings stay bad
+        ("4 0", 3, 4, 1),  # so do inputs
+        ("3 1", 3, 1, 2),  # a crash is passed on
+    ],
+)
+def test_a_job_is_started_again_while_it_is_incomplete(tmp_path, codes, attempts, code, starts):
+    log = tmp_path / "log"
+    job = [sys.executable, "-c", JOB, log, *codes.split()]
+    done = _run("--attempts", attempts, "--pause", 0, *job)
+    assert done.returncode == code, done.stderr
+    assert log.read_text(encoding="utf-8").count("started") == starts
+    assert f"attempt {starts} of {attempts} ended with {code}" in done.stderr
+
+
+def test_a_job_that_a_signal_ends(tmp_path):
+    done = _run(sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert done.returncode == 128 + signal.SIGKILL
+
+
+def test_a_stopped_job_is_not_started_again(tmp_path):
+    """The job ends in good order with 3, as on `ray job stop`, which signals every process."""
+    log = tmp_path / "log"
+    stops = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); "
+    stops += "open(sys.argv[1], 'a').write('started\\n'); time.sleep(60)"
+    command = [sys.executable, ENTRYPOINT, "--pause", "0", sys.executable, "-c", stops, log]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not (log.exists() and log.read_text(encoding="utf-8")):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(20) == 3
+    assert log.read_text(encoding="utf-8").count("started") == 1
+
+
+def test_a_pause_ends_when_the_job_is_stopped():
+    command = [sys.executable, ENTRYPOINT, "--pause", "600", sys.executable, "-c", "raise SystemExit(3)"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert "the next begins in 600 s" in process.stderr.readline()
+    process.terminate()
+    assert process.wait(20) == 3
+
+
+@pytest.mark.parametrize(
+    "words", [["--attempts", 0, "x"], [], ["--at-least", 2, "x"], ["--gpus", 1, "--at-least", 2, "x"]]
+)
+def test_bad_options(words):
+    done = _run(*words)
+    assert done.returncode == 2
+    assert "usage" in done.stderr
+
+
+CLUSTER = """
+import os, subprocess, sys
+import ray
+from ray.cluster_utils import Cluster
+from ray.experimental.internal_kv import _internal_kv_get
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0, "include_dashboard": False})
+os.environ["RAY_ADDRESS"] = cluster.address
+
+def start(*options):
+    return subprocess.Popen([sys.executable, sys.argv[1], *options, "echo", "JOB RUNS"])
+
+print("TOO FEW", start("--gpus", "2", "--wait", "0.5").wait(), flush=True)
+job = start("--gpus", "3", "--at-least", "2", "--wait", "120")
+cluster.add_node(num_cpus=1, num_gpus=3)
+print("ENOUGH", job.wait(), flush=True)
+ray.init(log_to_driver=False)
+print("ASKED", _internal_kv_get("autoscaler_resource_request").decode(), flush=True)
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+def test_gpus_are_asked_for_and_waited_for():
+    """The job starts when the GPUs have come, and not without them; the autoscaler keeps what it was asked for."""
+    done = subprocess.run(
+        [sys.executable, "-c", CLUSTER, ENTRYPOINT],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=250,
+        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+    )
+    lines = done.stdout.splitlines()
+    assert lines.count("JOB RUNS") == 1, done.stdout + done.stderr
+    assert lines.index("TOO FEW 3") < lines.index("JOB RUNS") < lines.index("ENOUGH 0")
+    assert "0 of 2 GPUs are there; 2 are enough" in done.stderr
+    assert "3 of 3 GPUs are there; 2 are enough" in done.stderr
+    asked = next(line for line in lines if line.startswith("ASKED"))
+    assert asked.count("GPU") == 3
