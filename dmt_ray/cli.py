@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from dmt_ray.config import ComputeConfig, OutputConfig, RunConfig
+from dmt_ray.config import ComputeConfig, OutputConfig, ReportOptions, RunConfig
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.jobs.fit import FitConfig
 from dmt_ray.jobs.job import JobConfig
@@ -101,6 +101,18 @@ class CompactCommand:
             raise SettingsError(f"--file-size is {self.file_size}; it must be at least 1.")
 
 
+@dataclasses.dataclass(frozen=True)
+class ReportCommand:
+    """Write OUT/report/index.html: a page with every picture before and after, figures, errors and settings.
+
+    It opens from a disk or a bucket without a network. Made again, it replaces the earlier page.
+    """
+
+    output: Annotated[str, tyro.conf.Positional]
+    """The --output of a run, finished or not."""
+    options: Annotated[ReportOptions, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ReportOptions)
+
+
 def _configs() -> dict[str, tuple[type[Any], str]]:
     """Return the commands that work on photos, with their options and exit codes; all take ``--config``."""
     jobs = {name: (job.config, _JOB_CODES) for name, job in JOBS.items()}
@@ -174,6 +186,7 @@ def _dispatch(argv: list[str]) -> int:
         "weights": WeightsCommand,
         "verify": VerifyCommand,
         "compact": CompactCommand,
+        "report": ReportCommand,
     }
     command = tyro.extras.subcommand_cli_from_dict(
         commands, prog="dmt-ray", description=__doc__, args=argv, config=(tyro.conf.OmitArgPrefixes,)
@@ -182,6 +195,7 @@ def _dispatch(argv: list[str]) -> int:
         WeightsCommand: _weights,
         VerifyCommand: _verify,
         CompactCommand: _compact,
+        ReportCommand: _report,
         ReconstructCommand: _reconstruct,
     }
     return handlers[type(command)](command)
@@ -256,6 +270,14 @@ def _compact(command: CompactCommand) -> int:
         print(line)
     print(f"{report.written} files were written; every checksum was compared and every image decoded.")
     return 0 if report.complete else EXIT_INCOMPLETE
+
+
+def _report(command: ReportCommand) -> int:
+    from dmt_ray.report.page import write_report
+
+    for line in write_report(command.output, command.options).sentences():
+        print(line)
+    return 0
 
 
 if __name__ == "__main__":

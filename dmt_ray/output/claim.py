@@ -17,6 +17,7 @@ from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.output.commit import SHARDS_FOLDER, committed_shards, shard_uri
 from dmt_ray.output.layout import MANIFOLD_FOLDER
 from dmt_ray.output.plan import PLAN_FILE, Binding, DamagedPlanError, Plan, bound_to, load_plan, plan_bytes
+from dmt_ray.output.report_files import delete_report
 from dmt_ray.output.run_record import RUN_FILE, DamagedRecordError, RunRecord, parse_record
 from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
@@ -220,7 +221,7 @@ def extend(output: str, record: RunRecord, plan: Plan) -> None:
 
 
 def delete_run(output: str) -> None:
-    """Delete what a run wrote at ``output``, and nothing else: shards, manifold and plan; ``run.json`` stays.
+    """Delete what a run wrote at ``output``, and nothing else: shards, manifold, plan and report; ``run.json`` stays.
 
     Raises:
         StorageError: a file cannot be deleted.
@@ -228,4 +229,5 @@ def delete_run(output: str) -> None:
     for shard in sorted(committed_shards(output)):
         files.delete(shard_uri(output, shard))
     delete_arrays(files.join(output, MANIFOLD_FOLDER))
+    delete_report(output)
     files.delete(files.join(output, PLAN_FILE))

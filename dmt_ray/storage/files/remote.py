@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import re
@@ -145,6 +146,25 @@ def identity_of(entry: Mapping[str, Any]) -> str | None:
         if entry.get(key) and size is not None:
             return f"size={size} modified={_moment(entry[key])}"
     return None
+
+
+def modified_times(fs: Any, path: str) -> dict[str, float]:
+    """Return when the files of a store's folder were last changed, in seconds since 1970, by name, where it tells."""
+    try:
+        entries = fs.ls(path, detail=True)
+    except FileNotFoundError:
+        return {}
+    times = {}
+    for entry in entries:
+        moment = next((entry[key] for key in _MODIFIED if entry.get(key)), None)
+        if isinstance(moment, str):
+            with contextlib.suppress(ValueError):
+                moment = datetime.datetime.fromisoformat(moment)
+        if isinstance(moment, datetime.datetime):
+            moment = moment.timestamp()
+        if entry.get("type") == "file" and isinstance(moment, float | int):
+            times[str(entry["name"]).rpartition("/")[2]] = float(moment)
+    return times
 
 
 def create(fs: Any, path: str, data: bytes) -> bool:
