@@ -44,6 +44,8 @@ def number(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Return a time in the largest units that suit it."""
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

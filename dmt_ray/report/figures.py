@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -70,7 +71,7 @@ class Distribution:
     def add(self, values: Iterable[float | None]) -> None:
         """Take in values; nulls, and what is not finite, do not count."""
         for value in values:
-            if value is None or not np.isfinite(value):
+            if value is None or not math.isfinite(value):
                 continue
             if self.count % self._stride == 0:
                 self._kept.append(float(value))

@@ -193,6 +193,7 @@ def _render(
     manifest = {
         "digest": data.digest,
         "rows": data.rows,
+        "steps": record.steps,
         "rowsPerFile": ROWS_PER_FILE,
         "thumbnailsPerFile": THUMBNAILS_PER_FILE,
         "figures": [[name, label_of(name)] for name in figure_names()],

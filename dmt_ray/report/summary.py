@@ -100,8 +100,9 @@ class Summary:
             kind = row["error_type"] or "unknown"
             group = self._groups.setdefault(kind, ErrorGroup(kind))
             group.count += 1
-            if len(group.examples) < _EXAMPLES:
-                group.examples.append((row["id"], masked(row["error"] or "")))
+            example = (row["id"], masked(row["error"] or ""))
+            if len(group.examples) < _EXAMPLES and example not in group.examples:  # each step says the same
+                group.examples.append(example)
         if "flipped" in names:
             told = rows.select(["strength", "flipped"]).filter(pc.is_valid(rows["flipped"]))
             for row in told.to_pylist():

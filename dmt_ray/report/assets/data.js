@@ -83,7 +83,7 @@ const dmtReport = (() => {
   function verdict(row) {
     if (columns.flipped[row] === true) return "flipped";
     if (columns.flipped[row] === false) return "not flipped";
-    return columns.verdict_before[row] > 0 ? "of the target class already" : "";
+    return columns.verdict_before[row] > 0 ? "target class already" : "";
   }
 
   function shown(value) {

@@ -12,7 +12,7 @@ const dmtList = (() => {
   const labels = new Map(manifest.figures);
   const present = manifest.figures.map(([name]) => name).filter((name) => manifest.present.includes(name));
   const collator = new Intl.Collator("en", { numeric: true });
-  let chosen = usual.filter((name) => present.includes(name));
+  let chosen = present.filter((name) => usual.includes(name) && (name !== "strength" || manifest.steps > 1));
   let order = [];
   let active = 0;
   let sortBy = "";
@@ -133,7 +133,11 @@ const dmtList = (() => {
       judged.append(element("span", { className: said === "flipped" ? "badge good" : "badge", textContent: said }));
     }
     const figures = chosen.map((figure) => cell("figure", shown(columns[figure][row])));
-    const made = element("div", { id: `row-${place}` }, pair, names, status, ...(hasVerdicts() ? [judged] : []), ...figures);
+    if (columns.strength[row] !== null && manifest.steps > 1) {
+      status.append(element("span", { className: "narrow", textContent: `strength ${shown(columns.strength[row])}` }));
+    }
+    const cells = [pair, names, status, ...(hasVerdicts() ? [judged] : []), ...figures];
+    const made = element("div", { id: `row-${place}` }, ...cells);
     made.setAttribute("role", "row");
     made.setAttribute("aria-rowindex", place + 2);
     made.addEventListener("click", () => {
@@ -219,8 +223,11 @@ const dmtList = (() => {
       return made;
     }));
     grid.setAttribute("aria-colcount", shownKeys.length);
-    const widths = ["174px", "minmax(200px, 2fr)", "minmax(110px, auto)", ...(hasVerdicts() ? ["150px"] : [])];
-    grid.style.setProperty("--columns", [...widths, ...chosen.map(() => "minmax(96px, 1fr)")].join(" "));
+    // The head and each row are grids of their own: the same widths for all.
+    const fixed = [116, ...(hasVerdicts() ? [176] : []), ...chosen.map(() => 104)];
+    const sum = fixed.reduce((total, width) => total + width + 12, 174 + 12 + 220 + 28);
+    grid.style.setProperty("--columns", `174px minmax(220px, 1fr) ${fixed.map((width) => `${width}px`).join(" ")}`);
+    grid.style.setProperty("--width", `${sum}px`);
   }
 
   function sort(key, sense) {
@@ -234,6 +241,12 @@ const dmtList = (() => {
 
   function options(select, values, text = (value) => value) {
     select.append(...values.map((value) => element("option", { value, textContent: text(value) })));
+  }
+
+  function showAll() {
+    for (const id of ["search", "status", "verdict", "error-type"]) byId(id).value = "";
+    byId("ranges").replaceChildren();
+    sort("", 1);
   }
 
   function addRange() {
@@ -278,10 +291,7 @@ const dmtList = (() => {
     options(byId("sort"), keys().filter((key) => key !== "verdict" || hasVerdicts()), label);
     chooseColumns();
     byId("filters").addEventListener("submit", (event) => event.preventDefault());
-    byId("filters").addEventListener("reset", () => setTimeout(() => {
-      byId("ranges").replaceChildren();
-      sort("", 1);
-    }));
+    byId("reset").addEventListener("click", showAll);
     for (const id of ["search", "ranges"]) byId(id).addEventListener("input", refresh);
     for (const id of ["status", "verdict", "error-type"]) byId(id).addEventListener("change", refresh);
     for (const id of ["sort", "direction"]) {
@@ -294,8 +304,7 @@ const dmtList = (() => {
     document.querySelectorAll(".show-errors").forEach((button) => {
       button.hidden = false;
       button.addEventListener("click", () => {
-        byId("filters").reset();
-        byId("ranges").replaceChildren();
+        showAll();
         byId("error-type").value = button.dataset.errorType;
         refresh();
         byId("pictures").scrollIntoView();

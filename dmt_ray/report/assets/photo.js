@@ -32,6 +32,7 @@ const dmtPhoto = (() => {
     if (asked !== row) return;
     pictures(views);
     note(failure || columns.missing[row] && `There is no picture of the input: ${columns.missing[row]}`);
+    if (!dialog.dataset.row) byId(byId("slider").hidden ? "close" : "slider").focus();
     dialog.dataset.row = String(row);
   }
 
@@ -106,7 +107,7 @@ const dmtPhoto = (() => {
     const source = frames[number];
     show(byId("frame"), source, source ? `Step ${number + 1} of ${frames.length}` : "");
     byId("frame-at").value = String(number);
-    byId("frame-number").textContent = frames.length ? `${number + 1} of ${frames.length}` : "";
+    byId("frame-number").textContent = frames.length ? `Step ${number + 1} of ${frames.length}` : "";
   }
 
   function stop() {
@@ -143,7 +144,7 @@ const dmtPhoto = (() => {
 
   function figures() {
     const rows = dmtReport.rowsOf(row);
-    const known = dmtList.present.filter((name) => rows.some((other) => columns[name][other] !== null));
+    const known = dmtList.present.filter((name) => name !== "strength" && rows.some((other) => columns[name][other] !== null));
     const heads = ["Figure", ...rows.map(strengthOf)];
     const headRow = element("tr", {}, ...heads.map((text) => element("th", { scope: "col", textContent: text })));
     const body = known.map((name) => element(
@@ -173,6 +174,7 @@ const dmtPhoto = (() => {
   byId("close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("close", () => {
     stop();
+    delete dialog.dataset.row;
     byId("grid").focus({ preventScroll: true });
   });
   dialog.addEventListener("click", (event) => {
