@@ -214,7 +214,13 @@ def _run_config(name: str, argv: list[str], prog: str | None) -> int:
 def _run_job(config: JobConfig) -> int:
     from dmt_ray.pipeline.run import run_job
 
-    return run_job(config, emit=print)
+    code = run_job(config, emit=print)
+    if config.run.report and not config.run.dry_run and code != EXIT_INCOMPLETE:
+        try:
+            _report(ReportCommand(config.output.output))
+        except DmtError as error:  # the rows are there all the same
+            print(f"error: {error} `dmt-ray report` tries again.", file=sys.stderr)
+    return code
 
 
 def _reconstruct(command: ReconstructCommand) -> int:

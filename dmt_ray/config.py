@@ -134,6 +134,8 @@ class RunConfig:
     """Check everything, say what would be done, and stop before any actor starts."""
     progress: bool = True
     """Show a progress bar (a line every few seconds when not on a terminal)."""
+    report: bool = False
+    """Write OUT/report/index.html when every row is there, as `dmt-ray report OUT` does."""
 
     def __post_init__(self) -> None:
         """Check ranges and names."""

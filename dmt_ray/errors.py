@@ -36,7 +36,7 @@ ERROR_REMEDIES = {
     "too-large": "Raise --max-pixels or --max-bytes, use --image-format png, or scale the photo down first.",
     "unreadable": "Replace the file by a sound copy, or save it anew as PNG or JPEG, then run with --retry-failed.",
     "storage": "Make the file readable (its place, permissions, network), then run with --retry-failed.",
-    "changed": "Run with --retry-failed, which takes a photo as it is now; for a changed table, use another --output.",
+    "changed": "Run with --retry-failed, which takes a photo as it is now; a changed table needs another --output.",
     "no-exemplars": "Add exemplars of other groups than the image's own.",
     "no-attributes": "Fill in the attribute columns of the image's row, or use --neighbors-by features.",
     "no-mask": "Add the missing mask under the photo's name, then run with --retry-failed.",
@@ -47,7 +47,7 @@ ERROR_REMEDIES = {
     "crash": "Read how its process died; give it more memory, a smaller --size, or a longer --shard-timeout.",
 }
 #: What to do about an ``error_type`` that is none of them: a Python exception's name.
-OTHER_REMEDY = "This was not foreseen: please report it, with the message."
+OTHER_REMEDY = "Please report it, with the message."
 
 
 class ImageError(DmtError):

@@ -147,5 +147,3 @@ def _shown(value: Any) -> object:
     if isinstance(value, float):
         return float(f"{value:.6g}") if value - value == 0 else None
     return value
-
-

@@ -58,7 +58,7 @@ def label_of(figure: str) -> str:
 
 @dataclass
 class Distribution:
-    """The values of one figure. Count, sum, least and largest are exact; quantiles are those of evenly taken values."""
+    """The values of one figure. Count, sum, least and largest are exact; quantiles may be of evenly taken ones."""
 
     name: str
     count: int = 0

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from dmt_ray.errors import DmtError, ImageError
 from dmt_ray.storage.files import StorageError, masked
-from dmt_ray.storage.images import decode_image
+from dmt_ray.storage.images import decode_animation, decode_image
 from dmt_ray.storage.inputs.listing import InputItem
 from dmt_ray.storage.inputs.reader import InputReader
 
@@ -141,12 +141,11 @@ def _frames(data: bytes | None, size: int) -> list[str]:
         return []
     frames = []
     try:
-        with Image.open(io.BytesIO(data), formats=["WEBP", "GIF"]) as animation:
-            for frame in ImageSequence.Iterator(animation):
-                image = frame.convert("RGB")
-                image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
-                frames.append(_data_uri(image))
-    except Exception:  # Pillow's plugins raise nearly every type on damaged files
+        for frame in decode_animation(data):
+            image = Image.fromarray(frame)
+            image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
+            frames.append(_data_uri(image))
+    except ImageError:
         return []
     return frames
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError, features
+from PIL import Image, ImageCms, ImageFile, ImageSequence, UnidentifiedImageError, features
 
 from dmt_ray.errors import ImageError
 
@@ -138,6 +138,20 @@ def encode_animation(frames: Sequence[Rgb], image_format: str, seconds: float = 
         **options,
     )
     return buffer.getvalue()
+
+
+def decode_animation(data: bytes) -> Iterator[Rgb]:
+    """Yield the pictures of an animation that ``encode_animation`` made, H x W x 3 uint8, one at a time.
+
+    Raises:
+        ImageError: with kind ``unreadable``.
+    """
+    try:
+        with _pixel_limit(2**62), Image.open(io.BytesIO(data), formats=["WEBP", "GIF"]) as animation:
+            for frame in ImageSequence.Iterator(animation):
+                yield np.array(frame.convert("RGB"), dtype=np.uint8)
+    except Exception as error:  # as above
+        raise ImageError("unreadable", f"The animation is unreadable: {_one_line(error)}.") from error
 
 
 def _decode(data: bytes, max_pixels: int) -> Rgb:
