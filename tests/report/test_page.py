@@ -316,12 +316,12 @@ def test_distributions_are_exact_where_they_say_so_and_bounded():
 
 
 def test_memory_does_not_grow_with_the_pictures(tmp_path):
-    """Six times as many photos, of half a megabyte each in the output, take no more memory."""
-    picture = np.random.default_rng(0).integers(0, 256, (420, 420, 3), np.uint8)
+    """Four times as many photos, of 300 kB each in the output, take no more memory: a few are in flight."""
+    picture = np.random.default_rng(0).integers(0, 256, (320, 320, 3), np.uint8)
     row = good_row(picture, 1)
-    assert len(row["image"]) > 500_000
+    assert len(row["image"]) > 300_000
     peaks = []
-    for count in (4, 24):
+    for count in (12, 48):
         output = str(tmp_path / f"out-{count}")
         photos = [(str(index), f"{tmp_path}/gone/{index}.png") for index in range(count)]
         make_output(output, photos, lambda number, item: [row], shard_size=4)
@@ -329,7 +329,7 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path):
         write_report(output, ReportOptions(picture_size=64, read_input=False))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.5 * peaks[0]
+    assert peaks[1] < 1.4 * peaks[0]
 
 
 def test_every_error_type_has_its_remedy():
