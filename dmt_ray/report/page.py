@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import logging
-import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import jinja2
 from pyarrow.parquet import ParquetFile
 
 from dmt_ray.config import InputConfig, ReportOptions
@@ -24,11 +21,10 @@ from dmt_ray.output.report_files import REPORT_PAGE, delete_report, is_foreign_r
 from dmt_ray.output.run_record import RunRecord, read_run
 from dmt_ray.output.shard_file import Committed, DamagedShardError, committed, each, reading_shard
 from dmt_ray.output.versions import recorded_expected
-from dmt_ray.report import charts
-from dmt_ray.report.data_files import ROWS_PER_FILE, THUMBNAILS_PER_FILE, DataFiles, narrow_columns
-from dmt_ray.report.figures import figure_names, label_of
+from dmt_ray.report.data_files import DataFiles, narrow_columns
 from dmt_ray.report.pictures import InputPictures, Photo, Pictures, draw
-from dmt_ray.report.summary import Summary, throughput
+from dmt_ray.report.render import SCRIPTS, STYLE, asset, render_page
+from dmt_ray.report.summary import Summary
 from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.reader import InputReader
@@ -41,8 +37,6 @@ _THREADS = 3
 _ROWS_AT_ONCE = 4
 #: Jobs that make their inputs grey.
 _GREY_JOBS = frozenset({"colorize"})
-_SCRIPTS = ("data", "list", "photo")
-_STYLE = "style"
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,7 @@ class WrittenReport:
     without_input: int
     """Photos without a picture of the input."""
     unread: Mapping[int, str] = field(default_factory=dict)
-    """Why shards are left out, by number."""
+    """What is wrong with damaged shards, by number; their rows, or some of their pictures, are missing."""
 
     def sentences(self) -> list[str]:
         """Say what was written, one fact a line."""
@@ -65,7 +59,9 @@ class WrittenReport:
         if self.without_input:
             lines.append(f"{self.without_input} photos have no picture of the input; the page says why.")
         if self.unread:
-            lines.append(f"{len(self.unread)} damaged shards are left out; `dmt-ray verify` says more.")
+            lines.append(
+                f"{len(self.unread)} shards are damaged: rows or pictures of them are missing, see `dmt-ray verify`."
+            )
         return lines
 
 
@@ -108,9 +104,21 @@ def write_report(output: str, options: ReportOptions | None = None) -> WrittenRe
     if inputs is not None:
         inputs.reader.close()
     page = files.join(output, REPORT_FOLDER, REPORT_PAGE)
-    assets = {script: data.write_asset(script, "js", _asset(f"{script}.js")) for script in _SCRIPTS}
-    assets[_STYLE] = data.write_asset(_STYLE, "css", _asset(f"{_STYLE}.css"))
-    files.write_atomic(page, _render(record, plan, reading, data, assets, options).encode())
+    assets = {script: data.write_asset(script, "js", asset(f"{script}.js")) for script in SCRIPTS}
+    assets[STYLE] = data.write_asset(STYLE, "css", asset(f"{STYLE}.css"))
+    rows = {shard_name(number): facts.rows for number, facts in found.sound.items() if number not in reading.unread}
+    html = render_page(
+        record,
+        plan,
+        reading.summary,
+        data,
+        assets,
+        rows=rows,
+        times=files.modified_times(files.join(output, SHARDS_FOLDER)),
+        limited=data.photos == options.limit < plan.images,
+        unread={shard_name(number): reason for number, reason in sorted(reading.unread.items())},
+    )
+    files.write_atomic(page, html.encode())
     delete_report(output, keep={REPORT_PAGE, *data.names})
     return WrittenReport(page, reading.summary.rows, data.photos, data.without_input, reading.unread)
 
@@ -137,7 +145,7 @@ class _Reading:
                     if self._taken < self._limit:
                         yield from self._photos_of(file, shard, rows.to_pylist())
             except DamagedShardError as error:
-                logger.warning("%s is left out: %s.", shard_name(shard.number), error)
+                logger.warning("%s is damaged: %s.", shard_name(shard.number), error)
                 self.unread[shard.number] = str(error)
 
     def _photos_of(self, file: ParquetFile, shard: Shard, rows: list[dict[str, Any]]) -> Iterator[Photo]:
@@ -159,76 +167,6 @@ def _digest(record: RunRecord, plan: Plan, found: Committed, options: ReportOpti
     facts = [record.fingerprint, str(plan.images), repr(options)]
     facts += [f"{number} {shard.body_sha256} {shard.size}" for number, shard in sorted(found.sound.items())]
     digest = hashlib.sha256("\n".join(facts).encode())
-    for name in (*(f"{script}.js" for script in _SCRIPTS), f"{_STYLE}.css"):
-        digest.update(_asset(name))
+    for name in (*(f"{script}.js" for script in SCRIPTS), f"{STYLE}.css"):
+        digest.update(asset(name))
     return digest.hexdigest()[:12]
-
-
-def _asset(name: str) -> bytes:
-    content = pkgutil.get_data("dmt_ray.report", f"assets/{name}")
-    assert content is not None
-    return content
-
-
-def _render(
-    record: RunRecord,
-    plan: Plan,
-    reading: _Reading,
-    data: DataFiles,
-    assets: Mapping[str, str],
-    options: ReportOptions,
-) -> str:
-    """Return the page. Whatever comes from outside is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dmt_ray.report", "assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=charts.number, duration=charts.duration)
-    summary = reading.summary
-    times = files.modified_times(files.join(reading.output, SHARDS_FOLDER))
-    rows = {shard_name(number): facts.rows for number, facts in reading.sound.items()}
-    manifest = {
-        "digest": data.digest,
-        "rows": data.rows,
-        "steps": record.steps,
-        "rowsPerFile": ROWS_PER_FILE,
-        "thumbnailsPerFile": THUMBNAILS_PER_FILE,
-        "figures": [[name, label_of(name)] for name in figure_names()],
-        "present": [distribution.name for distribution in summary.distributions],
-        "remedies": {group.error_type: [group.meaning, group.remedy] for group in summary.groups},
-    }
-    return environment.get_template("index.html.j2").render(
-        assets=assets,
-        manifest=manifest,
-        record=record,
-        summary=summary,
-        steps=record.steps,
-        planned=plan.images,
-        shards=len(plan),
-        sound=len(rows) - len(set(reading.unread) & set(reading.sound)),
-        unread={shard_name(number): reason for number, reason in sorted(reading.unread.items())},
-        data=data,
-        limited=data.photos < plan.images and data.photos == options.limit,
-        throughput=throughput(rows, times),
-        bars=charts.bars,
-        drawing=(charts.WIDTH, charts.HEIGHT),
-        settings={section: _flat(values) for section, values in record.config.items()},
-        provenance=_flat(
-            {"program": f"dmt_ray {record.job}", "fingerprint": record.fingerprint}
-            | {"schema version": record.schema_version}
-            | dict(record.details)
-        ),
-    )
-
-
-def _flat(values: Any, name: str = "") -> list[tuple[str, str]]:
-    """Return nested values as pairs of a name, with dots, and a text without secrets."""
-    if isinstance(values, dict) and values:
-        return [pair for key, value in values.items() for pair in _flat(value, f"{name}.{key}" if name else str(key))]
-    if values is None or values == "":
-        return [(name, "–")]
-    text = values if isinstance(values, str) else json.dumps(values)
-    return [(name, masked(text))]

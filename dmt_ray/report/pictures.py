@@ -26,6 +26,7 @@ _QUALITY = 80
 _MOST_FAILED = 50
 #: Results are the run's own pictures, of whatever size its inputs had.
 _ANY_SIZE = 2**62
+_CHANGED = "The photo, or the table or archive that it lies in, has changed since the run."
 #: Error rows of which no picture can be had.
 _UNREADABLE = frozenset({"empty", "not-an-image", "truncated", "unreadable", "too-large", "storage"})
 
@@ -81,7 +82,7 @@ class InputPictures:
             raise
         self._failed = 0
         if input_sha256 is not None and hashlib.sha256(data).hexdigest() != input_sha256:
-            raise ImageError("changed", "The photo has changed since the run.")
+            raise ImageError("changed", _CHANGED)
         image = Image.fromarray(decode_image(data, max_pixels=self.max_pixels))
         return image.convert("L") if self.grey else image
 
@@ -110,7 +111,8 @@ def draw(photo: Photo, size: int, inputs: InputPictures | None) -> Pictures:
     try:
         image = inputs.read(photo.item, first.get("input_sha256"))
     except DmtError as error:
-        pictures.missing = masked(str(error))
+        changed = isinstance(error, ImageError) and error.kind == "changed"
+        pictures.missing = _CHANGED if changed else masked(str(error))
         return pictures
     pictures.before_thumbnail, pictures.before = _scaled(image, size)
     return pictures

@@ -179,13 +179,13 @@ def test_unfinished_and_damaged_outputs_are_shown_as_far_as_they_go(tmp_path, ph
     written = write_report(output)
     assert written.rows == 12
     assert list(written.unread) == [1]
-    assert "1 damaged shards" in written.sentences()[-1]
+    assert "1 shards are damaged" in written.sentences()[-1]
     page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "This report is of 2 of 4 shards" in page
-    assert "shard-000001.parquet is damaged and left out" in page
+    assert "shard-000001.parquet is damaged, and rows or pictures" in page
 
 
-def test_a_damaged_page_of_pictures_leaves_out_its_shard_alone(tmp_path, photos):
+def test_damage_among_the_pictures_is_named_and_the_other_shards_are_whole(tmp_path, photos):
     output = str(tmp_path / "out")
     make_output(output, photos, rows_of, steps=2, shard_size=6)
     path = tmp_path / "out" / "shards" / "shard-000001.parquet"

@@ -314,6 +314,24 @@ def test_a_copy_without_its_data_says_so(report, browser, tmp_path):
     context.close()
 
 
+def test_a_run_that_has_only_begun(browser, tmp_path):
+    photos = save_photos(tmp_path / "in", ["a.png"])
+    make_output(str(tmp_path / "out"), photos, lambda number, item: [error_row("crash", "x")], only=[])
+    write_report(str(tmp_path / "out"))
+    context = browser.new_context()
+    page = context.new_page()
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto((tmp_path / "out" / "report" / "index.html").as_uri())
+    playwright.expect(page.locator("#count")).to_have_text("0 of 0 rows")
+    assert "0 of 1 shards" in page.locator("header").inner_text()
+    page.focus("#grid")
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowDown")
+    assert wrong == []
+    context.close()
+
+
 def test_ten_thousand_rows_stay_smooth(open_page, tmp_path):
     pictures = [np.full((12, 16, 3), value, np.uint8) for value in (30, 90, 150, 210)]
     made = [good_row(picture, index, strength=2.0 + index) for index, picture in enumerate(pictures)]

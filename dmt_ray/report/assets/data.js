@@ -7,7 +7,7 @@ const dmtReport = (() => {
   const kept = { rows: Infinity, thumbs: 64, views: 6 };
   const stores = { rows: new Map(), thumbs: new Map(), views: new Map() };
   const receivers = new Map();
-  const columns = {};
+  const columns = Object.fromEntries(manifest.columns.map((name) => [name, []]));
 
   function receive(kind, number, content) {
     const receiver = receivers.get(`${kind}-${number}`);
@@ -53,7 +53,6 @@ const dmtReport = (() => {
       const part = await load("rows", number);
       stores.rows.delete(number);
       for (const [name, values] of Object.entries(part)) {
-        columns[name] = columns[name] || [];
         for (const value of values) columns[name].push(value);
       }
     }

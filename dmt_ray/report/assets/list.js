@@ -8,7 +8,7 @@ const dmtList = (() => {
   const canvas = byId("rows");
   const head = byId("head");
   const extraRows = 4;
-  const usual = ["strength", "ssim_to_input", "lpips_to_input", "psnr_to_input", "seconds_reconstruct"];
+  const usual = ["strength", "ssim_to_input", "lpips_to_input", "psnr_to_input"];
   const labels = new Map(manifest.figures);
   const present = manifest.figures.map(([name]) => name).filter((name) => manifest.present.includes(name));
   const collator = new Intl.Collator("en", { numeric: true });

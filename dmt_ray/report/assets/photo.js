@@ -31,7 +31,11 @@ const dmtPhoto = (() => {
     }
     if (asked !== row) return;
     pictures(views);
-    note(failure || columns.missing[row] && `There is no picture of the input: ${columns.missing[row]}`);
+    const said = [];
+    if (failure) said.push(failure);
+    else if (columns.missing[row]) said.push(`There is no picture of the input: ${columns.missing[row]}`);
+    if (!failure && columns.status[row] === "ok" && !views[row]?.after) said.push("There is no picture of the result.");
+    note(said.join(" "));
     if (!dialog.dataset.row) byId(byId("slider").hidden ? "close" : "slider").focus();
     dialog.dataset.row = String(row);
   }
@@ -80,7 +84,7 @@ const dmtPhoto = (() => {
 
   function strengths(rows, views, before) {
     const strip = byId("strengths");
-    strip.hidden = rows.length < 2;
+    strip.hidden = rows.length < 2 || !rows.some((other) => views[other]?.after);
     const input = before
       ? [element("figure", {}, element("img", { src: before, alt: "" }), "Input")]
       : [];
