@@ -123,7 +123,8 @@ class DataFiles:
         self._write(data_name(kind, self.digest, number), script.encode("ascii"))
 
     def _write(self, name: str, content: bytes) -> str:
-        files.write_atomic(files.join(self._folder, name), content)
+        kind = "text/css" if name.endswith(".css") else "text/javascript"
+        files.write_atomic(files.join(self._folder, name), content, content_type=kind)
         self.names.add(name)
         return name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 _THREADS = 3
 #: Rows whose encoded pictures are read at a time.
 _ROWS_AT_ONCE = 4
+#: How often the log tells how far it is.
+_TELL_SECONDS = 10.0
 #: Jobs that make their inputs grey.
 _GREY_JOBS = frozenset({"colorize"})
 
@@ -98,8 +101,12 @@ def write_report(output: str, options: ReportOptions | None = None) -> WrittenRe
     def picture(photo: Photo) -> Pictures:
         return draw(photo, options.picture_size, inputs)
 
+    told = time.monotonic()
     for pictures in each(picture, reading.photos(), _THREADS):
         data.add(pictures)
+        if time.monotonic() - told > _TELL_SECONDS:
+            told = time.monotonic()
+            logger.info("%d of %d photos are in the report.", data.photos, min(plan.images, options.limit))
     data.finish()
     if inputs is not None:
         inputs.reader.close()
@@ -118,7 +125,7 @@ def write_report(output: str, options: ReportOptions | None = None) -> WrittenRe
         limited=data.photos == options.limit < plan.images,
         unread={shard_name(number): reason for number, reason in sorted(reading.unread.items())},
     )
-    files.write_atomic(page, html.encode())
+    files.write_atomic(page, html.encode(), content_type="text/html; charset=utf-8")
     delete_report(output, keep={REPORT_PAGE, *data.names})
     return WrittenReport(page, reading.summary.rows, data.photos, data.without_input, reading.unread)
 

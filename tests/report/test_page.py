@@ -7,6 +7,7 @@ import os
 import re
 import tracemalloc
 
+import boto3
 import numpy as np
 import pytest
 from made_output import error_row, good_row, judged, make_output, save_photos, tinted
@@ -226,10 +227,10 @@ def test_a_killed_report_leaves_the_earlier_page_whole(out, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     write = files.write_atomic
 
-    def failing(uri, data):
+    def failing(uri, data, **options):
         if uri.endswith("index.html"):
             raise KeyboardInterrupt
-        write(uri, data)
+        write(uri, data, **options)
 
     monkeypatch.setattr(files, "write_atomic", failing)
     with pytest.raises(KeyboardInterrupt):
@@ -284,9 +285,21 @@ def test_the_command_on_a_bucket(bucket, photos, capsys):
     assert {name.split("-")[0] for name in names} == {
         *("index.html", "data", "list", "photo", "style", "rows", "thumbs", "views"),
     }
+    assert _types(output) == {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript"}
     assert len(files.modified_times(f"{output}/shards")) == 3
     delete_run(output)
     assert files.list_names(f"{output}/report") == set()
+
+
+def _types(output):
+    """Return what the store tells browsers of the report's files, by their suffix: without it, they download them."""
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    name = output.removeprefix("s3://").partition("/")[0]
+    found = {}
+    for entry in client.list_objects_v2(Bucket=name, Prefix="out/report/")["Contents"]:
+        head = client.head_object(Bucket=name, Key=entry["Key"])
+        found[entry["Key"].rpartition(".")[2]] = head["ContentType"]
+    return found
 
 
 def test_rows_over_time_are_told_by_the_files_times(out):

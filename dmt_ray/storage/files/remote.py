@@ -28,6 +28,8 @@ _S3_CLIENT = {
 }
 _PRECONDITION_FAILED = 412
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+#: What stores' drivers call the type of a file's content.
+_CONTENT_TYPE = {"s3": "ContentType", "s3a": "ContentType", "gs": "content_type", "gcs": "content_type"}
 #: What stores call the time of a file's last change; "memory" knows only when its files were made.
 _MODIFIED = (
     *("LastModified", "last_modified", "Last-Modified", "mtime", "modified", "updated", "timeModified"),
@@ -146,6 +148,13 @@ def identity_of(entry: Mapping[str, Any]) -> str | None:
         if entry.get(key) and size is not None:
             return f"size={size} modified={_moment(entry[key])}"
     return None
+
+
+def content_type_option(fs: Any, content_type: str | None) -> dict[str, str]:
+    """Return what tells a store's driver the type of a file's content; nothing where it takes none."""
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    option = next((_CONTENT_TYPE[protocol] for protocol in protocols if protocol in _CONTENT_TYPE), None)
+    return {} if option is None or content_type is None else {option: content_type}
 
 
 def modified_times(fs: Any, path: str) -> dict[str, float]:
