@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from dmt_ray.config import ComputeConfig, OutputConfig, RunConfig
+from dmt_ray.config import ComputeConfig, OutputConfig, ReportOptions, RunConfig
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.jobs.fit import FitConfig
 from dmt_ray.jobs.job import JobConfig
@@ -118,6 +118,18 @@ class ExportCommand:
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ExportOptions)
 
 
+@dataclasses.dataclass(frozen=True)
+class ReportCommand:
+    """Write OUT/report/index.html: a page with every picture before and after, figures, errors and settings.
+
+    It opens from a disk or a bucket without a network. Made again, it replaces the earlier page.
+    """
+
+    output: Annotated[str, tyro.conf.Positional]
+    """The --output of a run, finished or not."""
+    options: Annotated[ReportOptions, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ReportOptions)
+
+
 def _configs() -> dict[str, tuple[type[Any], str]]:
     """Return the commands that work on photos, with their options and exit codes; all take ``--config``."""
     jobs = {name: (job.config, _JOB_CODES) for name, job in JOBS.items()}
@@ -193,6 +205,7 @@ def _dispatch(argv: list[str]) -> int:
         "compact": CompactCommand,
         "export": ExportCommand,
         "plan": PlanCommand,
+        "report": ReportCommand,
     }
     command = tyro.extras.subcommand_cli_from_dict(
         commands, prog="dmt-ray", description=__doc__, args=argv, config=(tyro.conf.OmitArgPrefixes,)
@@ -203,6 +216,7 @@ def _dispatch(argv: list[str]) -> int:
         CompactCommand: _compact,
         ExportCommand: _export,
         PlanCommand: _plan,
+        ReportCommand: _report,
         ReconstructCommand: _reconstruct,
     }
     return handlers[type(command)](command)
@@ -221,7 +235,13 @@ def _run_config(name: str, argv: list[str], prog: str | None) -> int:
 def _run_job(config: JobConfig) -> int:
     from dmt_ray.pipeline.run import run_job
 
-    return run_job(config, emit=print)
+    code = run_job(config, emit=print)
+    if config.run.report and not config.run.dry_run and code != EXIT_INCOMPLETE:
+        try:
+            _report(ReportCommand(config.output.output))
+        except DmtError as error:  # the rows are there all the same
+            print(f"error: {error} `dmt-ray report` tries again.", file=sys.stderr)
+    return code
 
 
 def _reconstruct(command: ReconstructCommand) -> int:
@@ -284,6 +304,14 @@ def _export(command: ExportCommand) -> int:
 
     report = export(command.output, command.dest, command.options)
     for line in report.sentences():
+        print(line)
+    return 0
+
+
+def _report(command: ReportCommand) -> int:
+    from dmt_ray.report.page import write_report
+
+    for line in write_report(command.output, command.options).sentences():
         print(line)
     return 0
 

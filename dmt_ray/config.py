@@ -158,6 +158,8 @@ class RunConfig:
     """Check everything, say what would be done, and stop before any actor starts."""
     progress: bool = True
     """Show a progress bar (a line every few seconds when not on a terminal)."""
+    report: bool = False
+    """Write OUT/report/index.html when every row is there, as `dmt-ray report OUT` does."""
 
     def __post_init__(self) -> None:
         """Check ranges and names."""
@@ -233,3 +235,20 @@ class MaskConfig:
         """Check what goes together."""
         both = self.mask_column is not None and self.mask_folder is not None
         require(not both, "mask_column", self.mask_column, "left out when --mask-folder is given")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What the page shows."""
+
+    limit: int = 10_000
+    """Photos in the page's list, the first ones of the plan. Counts, errors and charts are of all rows."""
+    picture_size: int = 512
+    """Longest side of the larger pictures, in pixels."""
+    read_input: bool = True
+    """Read the input again for the pictures before; the output does not hold them."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.limit >= 1, "limit", self.limit, "at least 1")
+        require(64 <= self.picture_size <= 4096, "picture_size", self.picture_size, "between 64 and 4096")

@@ -29,6 +29,28 @@ ERROR_TYPES = {
     "crash": "its process died each time it was tried, in the end alone",
 }
 
+#: What to do about each of them; docs/errors.md and the report's page say the same.
+ERROR_REMEDIES = {
+    "empty": "Fetch or export the photo again, then run with --retry-failed.",
+    "not-an-image": "Replace the file by an image, or keep it out of the input.",
+    "truncated": "Copy or download the photo again, then run with --retry-failed; or use --accept-truncated.",
+    "too-large": "Raise --max-pixels or --max-bytes, use --image-format png, or scale the photo down first.",
+    "unsupported": "Install what the message names, or save the photo anew as PNG or JPEG; then --retry-failed.",
+    "unreadable": "Replace the file by a sound copy, or save it anew as PNG or JPEG, then run with --retry-failed.",
+    "storage": "Make the file readable (its place, permissions, network), then run with --retry-failed.",
+    "changed": "Run with --retry-failed, which takes a photo as it is now; a changed table needs another --output.",
+    "no-exemplars": "Add exemplars of other groups than the image's own.",
+    "no-attributes": "Fill in the attribute columns of the image's row, or use --neighbors-by features.",
+    "no-mask": "Add the missing mask under the photo's name, then run with --retry-failed.",
+    "bad-mask": "Replace the mask by a readable image, then run with --retry-failed.",
+    "bad-displacement": "Run the job with --traversal-only again, with the manifold that is used here.",
+    "not-finite": "Try a smaller --strength or --precision fp32; if it stays, please report it.",
+    "grey": "Use a colour photo as reference.",
+    "crash": "Read how its process died; give it more memory, a smaller --size, or a longer --shard-timeout.",
+}
+#: What to do about an ``error_type`` that is none of them: a Python exception's name.
+OTHER_REMEDY = "Please report it, with the message."
+
 
 class ImageError(DmtError):
     """One input image cannot be used.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dmt_ray.errors import ERROR_TYPES
+from dmt_ray.errors import ERROR_REMEDIES, ERROR_TYPES, OTHER_REMEDY
 from dmt_ray.jobs.colorize import ColorizeConfig
 from dmt_ray.jobs.transform import TransformConfig
 from dmt_ray.output.schema import ROW_SCHEMA
@@ -25,9 +25,8 @@ DOCUMENTS = [
 ]
 #: Long options of other programs that the documents mention.
 #: Options of commands that are no jobs.
-OTHERS = {"deep", "discard", "file-size", "format", "only", "flat", "strengths", "threads"} | {
-    field.name.replace("_", "-") for field in dataclasses.fields(PlanCommand)
-}
+OTHERS = {"deep", "discard", "file-size", "format", "only", "flat", "strengths", "threads", "picture-size"}
+OTHERS |= {"no-read-input"} | {field.name.replace("_", "-") for field in dataclasses.fields(PlanCommand)}
 FOREIGN = OTHERS | {"data", "sheet", "address", "working-dir", "help", "from-env-file", "build-arg", "config"}
 FOREIGN |= {"docker-server", "docker-username", "docker-password"}
 
@@ -87,6 +86,14 @@ def test_the_error_types_in_the_documentation_are_those_of_the_code():
     text = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
     table = text[text.index("| `error_type` |") : text.index("a Python exception's name")]
     assert re.findall(r"^\| `([a-z-]+)` \|", table, re.M) == list(ERROR_TYPES)
+
+
+def test_what_to_do_about_errors_in_the_documentation_is_what_the_report_says():
+    text = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `([a-z-]+)` \|.*\| (.+) \|$", text, re.M)
+    said = {kind: remedy.replace("`", "") for kind, remedy in table}
+    assert said == ERROR_REMEDIES
+    assert f"| {OTHER_REMEDY} |" in text
 
 
 def test_every_image_error_is_of_a_documented_type():

@@ -18,6 +18,7 @@ from dmt_ray.output.commit import SHARDS_FOLDER, committed_shards, shard_uri
 from dmt_ray.output.dataset_card import CARD_FILE, is_own_card, write_card
 from dmt_ray.output.layout import MANIFOLD_FOLDER
 from dmt_ray.output.plan import PLAN_FILE, Binding, DamagedPlanError, Plan, bound_to, load_plan, plan_bytes
+from dmt_ray.output.report_files import delete_report
 from dmt_ray.output.run_record import RUN_FILE, DamagedRecordError, RunRecord, parse_record
 from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
@@ -225,7 +226,7 @@ def extend(output: str, record: RunRecord, plan: Plan) -> None:
 
 
 def delete_run(output: str) -> None:
-    """Delete what a run wrote at ``output``, and nothing else: shards, manifold and plan; ``run.json`` stays.
+    """Delete what a run wrote at ``output``, and nothing else: shards, manifold, plan and report; ``run.json`` stays.
 
     Raises:
         StorageError: a file cannot be deleted.
@@ -233,4 +234,5 @@ def delete_run(output: str) -> None:
     for shard in sorted(committed_shards(output)):
         files.delete(shard_uri(output, shard))
     delete_arrays(files.join(output, MANIFOLD_FOLDER))
+    delete_report(output)
     files.delete(files.join(output, PLAN_FILE))

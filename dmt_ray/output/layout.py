@@ -6,3 +6,5 @@ from __future__ import annotations
 MANIFOLD_FOLDER = "manifold"
 #: What ``dmt-ray verify --discard`` has moved aside.
 DISCARDED_FOLDER = "discarded"
+#: The page of ``dmt-ray report``.
+REPORT_FOLDER = "report"

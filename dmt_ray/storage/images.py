@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from dmt_ray.errors import ImageError
 from dmt_ray.storage.attachments import NONE, Attachments, save_options
+from dmt_ray.storage.decoding import pillow_limits
 from dmt_ray.storage.decoding.decode import decode as decode
 from dmt_ray.storage.decoding.decode import decode_image as decode_image
 from dmt_ray.storage.decoding.decoded import DecodedImage as DecodedImage
 from dmt_ray.storage.decoding.decoded import Rgb as Rgb
+from dmt_ray.storage.decoding.refusing import one_line
 from dmt_ray.storage.decoding.suffixes import image_suffixes as image_suffixes
 from dmt_ray.storage.decoding.suffixes import suffixes_of_missing_formats as suffixes_of_missing_formats
 from dmt_ray.storage.png16 import encode_png16
@@ -88,3 +90,17 @@ def encode_animation(
         **save_options(attached, image_format),
     )
     return buffer.getvalue()
+
+
+def decode_animation(data: bytes) -> Iterator[Rgb]:
+    """Yield the pictures of an animation that ``encode_animation`` made, H x W x 3 uint8, one at a time.
+
+    Raises:
+        ImageError: with kind ``unreadable``.
+    """
+    try:
+        with pillow_limits.decoding(2**62), Image.open(io.BytesIO(data), formats=["WEBP", "GIF"]) as animation:
+            for frame in ImageSequence.Iterator(animation):
+                yield np.array(frame.convert("RGB"), dtype=np.uint8)
+    except Exception as error:  # Pillow's plugins raise nearly every type on damaged files
+        raise ImageError("unreadable", f"The animation is unreadable: {one_line(error)}.") from error

@@ -46,8 +46,11 @@ def test_it_runs_and_resumes_like_any_other(photos, tmp_path, capsys):
         mean = np.asarray(Image.open(BytesIO(row.image)), float).mean((0, 1))
         assert np.abs(mean - wanted).max() < 12  # clipping takes a little
     capsys.readouterr()
-    assert cli.main(["tint", *words(photos, out)]) == 0
-    assert "Nothing was left to do." in capsys.readouterr().out
+    assert cli.main(["tint", *words(photos, out), "--report"]) == 0
+    said = capsys.readouterr().out
+    assert "Nothing was left to do." in said
+    assert f"{out}/report/index.html: 10 rows, 5 photos in the list." in said
+    assert (out / "report" / "index.html").exists()
 
 
 @pytest.mark.usefixtures("local_ray")

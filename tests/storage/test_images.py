@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageCms, ImageFile
 
 from dmt_ray.errors import ImageError
-from dmt_ray.storage.images import decode_image, encode_image
+from dmt_ray.storage.images import decode_animation, decode_image, encode_animation, encode_image
 
 LIMIT = 1_000_000
 
@@ -395,3 +395,15 @@ def test_encode_refuses_what_does_not_fit(photo):
 def test_an_image_error_survives_pickling():
     error = pickle.loads(pickle.dumps(failure(b"")))
     assert (error.kind, str(error)) == ("empty", "The image has no bytes.")
+
+
+@pytest.mark.parametrize("image_format", ["webp", "gif"])
+def test_an_animation_comes_back_frame_by_frame(image_format):
+    frames = [np.full((24, 32, 3), value, np.uint8) for value in (20, 120, 220)]
+    decoded = list(decode_animation(encode_animation(frames, image_format)))
+    assert [frame.shape for frame in decoded] == [(24, 32, 3)] * 3
+    for frame, found in zip(frames, decoded, strict=True):
+        assert np.abs(frame.astype(int) - found).max() <= 3
+    with pytest.raises(ImageError) as caught:
+        list(decode_animation(encode_animation(frames, image_format)[:40]))
+    assert caught.value.kind == "unreadable"

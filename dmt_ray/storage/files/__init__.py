@@ -5,7 +5,15 @@ every other function here takes. Names that start with a dot are hidden: listing
 """
 
 from dmt_ray.storage.errors import ChangedFileError, StorageError, TooLargeError
-from dmt_ray.storage.files.listing import exists, identity, list_files, list_identified, list_names, listing_root
+from dmt_ray.storage.files.listing import (
+    exists,
+    identity,
+    list_files,
+    list_identified,
+    list_names,
+    listing_root,
+    modified_times,
+)
 from dmt_ray.storage.files.reading import fetch, open_file, read_bytes, read_range
 from dmt_ray.storage.files.uris import absolute, is_local, join, resolve
 from dmt_ray.storage.files.writing import (
@@ -40,6 +48,7 @@ __all__ = [
     "list_names",
     "listing_root",
     "masked",
+    "modified_times",
     "move",
     "open_file",
     "open_new",

@@ -106,6 +106,21 @@ def list_names(folder_uri: str) -> set[str]:
     return {escaped(name) for name in names if name and not name.startswith(".")}
 
 
+def modified_times(folder_uri: str) -> dict[str, float]:
+    """Return when the files directly inside a folder were last changed, in seconds since 1970, by name.
+
+    Files whose time the store does not tell are left out. A copy of a file may have a time of its own.
+
+    Raises:
+        StorageError: the folder exists but cannot be listed.
+        SettingsError: the URI's scheme is unknown or its driver is not installed.
+    """
+    if is_local(folder_uri):
+        return guard(folder_uri, lambda: local.modified_times(local_path(folder_uri)))
+    fs, path, _ = remote.locate(folder_uri)
+    return guard(folder_uri, lambda: remote.modified_times(fs, path))
+
+
 def exists(uri: str) -> bool:
     """Tell whether a file or folder exists.
 

@@ -80,6 +80,18 @@ def _check_regular(status: os.stat_result) -> None:
             raise OSError(errno.EINVAL, f"is a {name}, not a file")
 
 
+def modified_times(folder: Path) -> dict[str, float]:
+    """Return when the visible files of a folder were last changed, in seconds since 1970, by name."""
+    if not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        return {
+            entry.name: entry.stat().st_mtime
+            for entry in entries
+            if not entry.name.startswith(".") and entry.is_file()
+        }
+
+
 def find(path: Path) -> tuple[str | None, set[str]]:
     """Return the one file that a path names, or else all files in the folder or of the glob that it is.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import re
@@ -29,6 +30,8 @@ _PRECONDITION_FAILED = 412
 #: A web server's answer is read in parts of this size.
 _PART_BYTES = 2**20
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+#: What stores' drivers call the type of a file's content.
+_CONTENT_TYPE = {"s3": "ContentType", "s3a": "ContentType", "gs": "content_type", "gcs": "content_type"}
 #: What stores call the time of a file's last change; "memory" knows only when its files were made.
 _MODIFIED = (
     *("LastModified", "last_modified", "Last-Modified", "mtime", "modified", "updated", "timeModified"),
@@ -174,6 +177,32 @@ def read_at_most(fs: Any, path: str, size: int, known: int | None) -> bytes:
     if known == 0:  # there is no part of nothing
         return cast(bytes, fs.cat_file(path))
     return cast(bytes, fs.cat_file(path, start=0, end=size))
+
+
+def content_type_option(fs: Any, content_type: str | None) -> dict[str, str]:
+    """Return what tells a store's driver the type of a file's content; nothing where it takes none."""
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    option = next((_CONTENT_TYPE[protocol] for protocol in protocols if protocol in _CONTENT_TYPE), None)
+    return {} if option is None or content_type is None else {option: content_type}
+
+
+def modified_times(fs: Any, path: str) -> dict[str, float]:
+    """Return when the files of a store's folder were last changed, in seconds since 1970, by name, where it tells."""
+    try:
+        entries = fs.ls(path, detail=True)
+    except FileNotFoundError:
+        return {}
+    times = {}
+    for entry in entries:
+        moment = next((entry[key] for key in _MODIFIED if entry.get(key)), None)
+        if isinstance(moment, str):
+            with contextlib.suppress(ValueError):
+                moment = datetime.datetime.fromisoformat(moment)
+        if isinstance(moment, datetime.datetime):
+            moment = moment.timestamp()
+        if entry.get("type") == "file" and isinstance(moment, float | int):
+            times[str(entry["name"]).rpartition("/")[2]] = float(moment)
+    return times
 
 
 def create(write: Callable[..., None]) -> bool:

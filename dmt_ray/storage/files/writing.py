@@ -22,11 +22,16 @@ from dmt_ray.storage.masking import masked
 from dmt_ray.storage.scratch import scratch_folder
 
 
-def write_atomic(uri: str, data: bytes) -> None:
+def write_atomic(uri: str, data: bytes, content_type: str | None = None) -> None:
     """Write a file so that nobody ever sees half of it under its name; replaces what was there.
 
     A local file is written under a hidden name in its folder (made if missing), flushed to the disk and renamed. An
     object store gets one upload, which it makes visible when complete; one that fails halfway is made again.
+
+    Parameters:
+        uri: the file.
+        data: its content.
+        content_type: what S3 and Google's store tell a browser that it is, such as ``text/html``; None: bytes.
 
     Raises:
         StorageError: cannot be written; no partial or temporary file stays behind.
@@ -36,7 +41,8 @@ def write_atomic(uri: str, data: bytes) -> None:
         guard(uri, lambda: local.write(local_path(uri), data))
         return
     fs, path, _ = remote.locate(uri)
-    guard(uri, lambda: fs.pipe_file(path, data))
+    options = remote.content_type_option(fs, content_type)
+    guard(uri, lambda: fs.pipe_file(path, data, **options))
 
 
 def write_new(uri: str, data: bytes) -> bool:
