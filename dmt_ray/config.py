@@ -49,11 +49,20 @@ class InputConfig:
     """What to read. Every place is a local path, a glob, or a URI that fsspec knows (s3://, gs://, ...)."""
 
     input: str
-    """Photos to work on: a file, folder or glob of images, Parquet, CSV or tar archives, or a list file (.txt)."""
+    """Photos to work on: a file, folder or glob of images, Parquet, CSV or tar archives, or a list file (.txt).
+    Braces stand for several names: 'shards/{000..219}.tar'."""
+    input_kind: str | None = None
+    """What counts of a folder that holds several kinds: images, parquet, tar, csv or list. Default: the one that
+    holds the most pictures."""
     image_column: str | None = None
     """Parquet: the column with encoded image bytes; tar: the images' ending. Default: found by type and name."""
     uri_column: str | None = None
     """Parquet and CSV: the column with image URIs. Default: found by name."""
+    where: str | None = None
+    """Parquet and CSV: a SQL condition on the table's columns, such as "width > 512"; takes the rows that
+    fulfil it."""
+    sample: int | None = None
+    """Take only so many of the inputs, drawn with --seed."""
     limit: int | None = None
     """Take only the first so many inputs."""
     seed: int = 0
@@ -68,7 +77,12 @@ class InputConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require(bool(self.input.strip()), "input", self.input, "a path or URI")
-        require(self.limit is None or self.limit >= 1, "limit", self.limit, "at least 1")
+        for option in ("input_kind", "where"):
+            value = getattr(self, option)
+            require(value is None or bool(value.strip()), option, value, "left out, or not empty")
+        for option in ("limit", "sample"):
+            value = getattr(self, option)
+            require(value is None or value >= 1, option, value, "at least 1")
         for option in ("max_pixels", "max_bytes"):
             require(getattr(self, option) >= 1, option, getattr(self, option), "at least 1")
         require(

@@ -20,19 +20,24 @@ logger = logging.getLogger(__name__)
 def list_place(place: str, image_column: str | None = None, uri_column: str | None = None) -> ExemplarList:
     """List the images of one place; see ``open_listing``."""
     listing = open_listing(place, image_column=image_column, uri_column=uri_column)
-    return ExemplarList(list(listing), listing.containers)
+    return ExemplarList(
+        list(listing), listing.containers, passed_over=tuple(listing.passed_over.sentences(listing.kind))
+    )
 
 
 def naming_option(option: str, listing: Callable[[], ExemplarList]) -> ExemplarList:
-    """Return a listing; what is wrong with it is told with the option's name.
+    """Return a listing; what is wrong with it, and what it passes over, is told with the option's name.
 
     Raises:
         SettingsError: the place cannot be listed.
     """
     try:
-        return listing()
+        found = listing()
     except SettingsError as error:
         raise SettingsError(f"--{option}: {error}") from error
+    for sentence in found.passed_over:
+        logger.warning("--%s: %s", option, sentence)
+    return found
 
 
 def draw(found: ExemplarList, limit: int | None, seed: int) -> ExemplarList:

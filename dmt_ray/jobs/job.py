@@ -254,3 +254,5 @@ class ExemplarList:
     """(items, columns) float64, what the classes are balanced by; None where they are not."""
     balance: ClassBalance | None = None
     """The items' weights, with which the classes are balanced; None weighs all alike."""
+    passed_over: tuple[str, ...] = ()
+    """Sentences on what their place holds besides."""

@@ -250,4 +250,4 @@ def _list_set(settings: ExemplarConfig, option: str) -> ExemplarList:
     values = None
     if compared and settings.balance and found.attributes is not None:
         values = found.attributes[:, [columns.index(name) for name in settings.balance]]
-    return ExemplarList(found.items, found.containers, values)
+    return ExemplarList(found.items, found.containers, values, passed_over=found.passed_over)

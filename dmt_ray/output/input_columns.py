@@ -70,6 +70,9 @@ class InputColumns:
         read = []
         for item in items:
             values = self._kinds.empty_table().take(pa.array([None], pa.int64()))
+            if item.record is None:  # an image without a row in the metadata of its folder
+                read.append(values)
+                continue
             try:
                 fields = self._reader.read_fields(item, self._kinds)
                 values = fields.values

@@ -39,11 +39,15 @@ from dmt_ray.output.versions import check_can_add, recorded_expected
 from dmt_ray.pipeline.fingerprint import as_recorded, check_same, deciding_settings, fingerprint
 from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
+from dmt_ray.storage.inputs.formats import OptionNames
 from dmt_ray.storage.inputs.listing import Listing
 from dmt_ray.storage.inputs.registry import open_listing
 from dmt_ray.storage.models.weights import Weights, load_lpips, resolve_weights
 
 logger = logging.getLogger(__name__)
+
+#: The option that decides which kind of input a place is.
+KIND_OPTION = "--input-kind"
 
 #: Damaged shards that are named; the rest is only counted.
 MOST_NAMED = 5
@@ -96,6 +100,8 @@ class PreparedRun:
     """Shards whose file is sound, with how many error rows of it are to be done again."""
     replace: bool = False
     """An earlier run's files have to be deleted before that."""
+    listing: Listing | None = None
+    """The inputs as they were listed for a new or a grown plan."""
 
     @property
     def rows_todo(self) -> int:
@@ -171,9 +177,12 @@ def prepare_run(config: JobConfig) -> PreparedRun:
         check_can_add(config.output.output)
         check_same(config.output.output, found.record, settings)
     before = plan_to_resume(found, fingerprint(settings)) if config.run.mode == "resume" else None
+    if before is None and config.inputs.displacements is None:
+        listing = listing or _listing(config)
     shards = before or _new_plan(config, listing)
     if before is not None and config.run.extend:
-        shards = _extended(config, before)
+        listing = _listing(config, found.record)
+        shards = _extended(config, before, listing)
     run = PreparedRun(
         config=config,
         shards=shards,
@@ -188,14 +197,26 @@ def prepare_run(config: JobConfig) -> PreparedRun:
         fresh=before is None,
         extended=before is not None and shards is not before,
         replace=found.written and (config.run.mode == "overwrite" or found.replacing),
+        listing=listing,
     )
     return run if before is None else _unfinished(run)
 
 
-def _listing(config: JobConfig) -> Listing:
+def _listing(config: JobConfig, record: RunRecord | None = None) -> Listing:
+    """List the inputs; those that come to an earlier run's are of the kind that it took."""
     inputs = config.inputs
+    earlier = None if record is None else record.details.get("listing")
     return open_listing(
-        inputs.input, image_column=inputs.image_column, uri_column=inputs.uri_column, limit=inputs.limit
+        inputs.input,
+        image_column=inputs.image_column,
+        uri_column=inputs.uri_column,
+        kind=inputs.input_kind or (earlier.get("kind") if isinstance(earlier, dict) else None),
+        where=inputs.where,
+        sample=inputs.sample,
+        seed=inputs.seed,
+        limit=inputs.limit,
+        output=config.output.output,
+        options=OptionNames(kind=KIND_OPTION),
     )
 
 
@@ -219,20 +240,22 @@ def _learned(config: JobConfig, sets: ExemplarSets, found: Found) -> dict[str, L
 
 def _new_plan(config: JobConfig, listing: Listing | None) -> Plan:
     """Return the plan of a run that begins: its inputs cut into shards, or those of the run of traversals."""
-    if config.inputs.displacements is not None:
+    if listing is None:
+        assert config.inputs.displacements is not None
         return load_plan(config.inputs.displacements)
-    listing = listing or _listing(config)
     return make_plan(listing, config.output.shard_size, output_fields(listing.input_columns))
 
 
-def _extended(config: JobConfig, plan: Plan) -> Plan:
+def _extended(config: JobConfig, plan: Plan, listing: Listing) -> Plan:
     """Return the plan with the inputs that are new.
 
     Raises:
-        SettingsError: the input has other columns, or a table has changed whose rows nothing tells apart.
+        SettingsError: the input has other columns, or a table has changed whose rows nothing tells apart, or the
+            inputs were drawn.
     """
-    listing = _listing(config)
     place = config.inputs.input
+    if config.inputs.sample is not None:
+        raise SettingsError("--extend cannot be given with --sample: another draw would be other inputs.")
     _check_same_columns(place, plan.input_columns, output_fields(listing.input_columns))
     changed = [uri for uri, now in listing.containers.items() if plan.containers.get(uri, now) != now]
     if changed and not listing.proves_rows:
@@ -333,7 +356,10 @@ def run_record(run: PreparedRun) -> RunRecord:
     """Return what ``run.json`` says of a run."""
     before = run.found.record
     if not run.fresh and before is not None:
-        return before.planned_as(run.shards.images, len(run.shards))
+        planned = before.planned_as(run.shards.images, len(run.shards))
+        if run.listing is None:
+            return planned
+        return replace(planned, details={**planned.details, "listing": _listing_record(run.listing)})
     binding = None if run.fresh else run.shards.file.binding
     versions = {name.replace("-", "_"): metadata.version(name) for name in _DISTRIBUTIONS}
     judge = run.judge_report
@@ -361,8 +387,14 @@ def run_record(run: PreparedRun) -> RunRecord:
             "exemplars": {option: asdict(learned) for option, learned in exemplars.items()},
             **({} if balance is None else {"balance": balance}),
             "judge": None if judge is None else judge.as_json(),
+            "listing": None if run.listing is None else _listing_record(run.listing),
         },
     )
+
+
+def _listing_record(listing: Listing) -> dict[str, Any]:
+    """Return what ``run.json`` says of how the inputs were listed."""
+    return {"kind": listing.kind, "passed_over": listing.passed_over.as_json()}
 
 
 def _refuse_passwords(config: JobConfig) -> None:

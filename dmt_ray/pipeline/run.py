@@ -17,7 +17,7 @@ from dmt_ray.output.layout import MANIFOLD_FOLDER
 from dmt_ray.output.run_record import RUN_FILE, recorded_fingerprint
 from dmt_ray.output.shard_file import committed
 from dmt_ray.output.verify import VerifyReport, verify_output
-from dmt_ray.pipeline.prepare import PreparedRun, prepare_run, write_run
+from dmt_ray.pipeline.prepare import KIND_OPTION, PreparedRun, prepare_run, write_run
 from dmt_ray.pipeline.progress import Progress
 from dmt_ray.pipeline.stopping import Stopper, call_polling, poll_during
 from dmt_ray.pipeline.summary import STAGES, ShardSummary
@@ -269,6 +269,8 @@ def _intentions(run: PreparedRun) -> list[str]:
         f"{_counts(run)}; weights {run.weights_label} from {run.weights.origin}.",
         f"Output: {masked(config.output.output)}",
     ]
+    if run.listing is not None:
+        lines += run.listing.passed_over.sentences(run.listing.kind, KIND_OPTION)
     if run.learnable.balance is not None:
         lines.append(describe_balance(run.learnable.balance))
     if run.extended:

@@ -29,6 +29,24 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 
+
+def image_suffixes() -> frozenset[str]:
+    """Return the file name suffixes (lower case) of images that can be read here."""
+    return IMAGE_SUFFIXES
+
+
+def suffixes_of_missing_formats() -> frozenset[str]:
+    """Return the suffixes of images that could be read if the extra ``formats`` were installed."""
+    return _EXTRA_SUFFIXES
+
+
+_EXTRA_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("heic", "heif", "hif", "jxl", "3fr", "arw", "cr2", "cr3", "crw", "dcr", "dng", "erf", "iiq", "kdc", "mef"),
+        *("mos", "mrw", "nef", "nrw", "orf", "pef", "raf", "rw2", "rwl", "sr2", "srf", "srw", "x3f"),
+    )
+)
 _FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000"]  # MPO is opened as JPEG
 if features.check("avif"):
     _FORMATS.append("AVIF")

@@ -7,9 +7,9 @@ names become ids and are never used as paths.
 from __future__ import annotations
 
 import io
-import logging
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,12 +20,11 @@ import pyarrow as pa
 from dmt_ray.errors import DmtError, ImageError, SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, masked
-from dmt_ray.storage.images import IMAGE_SUFFIXES
+from dmt_ray.storage.images import image_suffixes
 from dmt_ray.storage.inputs.formats import Fields, InputFormat, Place
 from dmt_ray.storage.inputs.listing import InputItem, Listing, listing_batch, one_line, relative
+from dmt_ray.storage.inputs.passed_over import PassedOver, in_two, suffix_of
 from dmt_ray.storage.threads import reading_threads
-
-logger = logging.getLogger(__name__)
 
 #: File name suffixes (lower case) of archives.
 TAR_SUFFIXES = frozenset({".tar"})
@@ -50,6 +49,18 @@ class _Sample:
     """Offset and size of each member's data, by its name after the first dot, in lower case."""
 
 
+@dataclass
+class _Contents:
+    """What lies in one archive, or in a part of one."""
+
+    samples: dict[str, _Sample] = field(default_factory=dict)
+    """By key, in the order in which they begin."""
+    others: Counter[str] = field(default_factory=Counter)
+    """Members that belong to no sample, because their names have no ending, by suffix."""
+    links: int = 0
+    """Links, devices and sparse files."""
+
+
 def list_archives(place: Place) -> Listing:
     """List the samples of tar archives. An id is ``<relative path of the archive>#<sample's name>``.
 
@@ -64,21 +75,28 @@ def list_archives(place: Place) -> Listing:
     texts: set[str] = set()
     used: list[str] = []
     left = place.limit
-    without_image = 0
+    without_image = links = 0
+    others: Counter[str] = Counter()
     with reading_threads(_AT_ONCE) as pool:
         for start in range(0, len(found), _AT_ONCE):
             if left == 0:
                 break
             chosen = found[start : start + _AT_ONCE]
-            for file, samples in zip(chosen, pool.map(_scan, chosen), strict=True):
+            for file, contents in zip(chosen, pool.map(_scan, chosen), strict=True):
                 rows: list[tuple[str, str, str]] = []
-                for sample in samples:
-                    name = _image_member(file, sample, image_column)
+                others += contents.others
+                links += contents.links
+                for sample in contents.samples.values():
+                    name = _image_member(place, file, sample)
                     if name is None:
                         without_image += 1
+                        others.update(suffix_of(f"_.{member}") for member in sample.members)
                         continue
                     if left is not None and len(rows) >= left:
                         break
+                    others.update(
+                        suffix_of(f"_.{each}") for each in sample.members if each not in (name, *TEXT_MEMBERS)
+                    )
                     offset, size = sample.members[name]
                     record = f"{file}#sample={sample.start}-{sample.end}&key={sample.key}"
                     id_ = f"{relative(file, place.root)}#{sample.key}"
@@ -88,15 +106,24 @@ def list_archives(place: Place) -> Listing:
                 if rows:
                     batches.append(listing_batch(*(list(column) for column in zip(*rows, strict=True))))
                     used.append(file)
-    if without_image:
-        logger.warning("%s: %d samples without an image are left out.", masked(place.uri), without_image)
+    passed_over = _passed_over(others, without_image, links)
     if not batches:
         what = f"a member .{image_column}" if image_column else "an image"
-        raise SettingsError(
-            f"No image found in {masked(place.uri)}: no sample of its {len(found)} archive(s) has {what}."
-        )
+        what = f"No image found in {masked(place.uri)}: no sample of its {len(found)} archive(s) has {what}."
+        raise SettingsError(" ".join([what, *passed_over.sentences()]))
     schema = pa.schema([(name, pa.string()) for name in TEXT_MEMBERS if name in texts and name != image_column])
-    return Listing(lambda: iter(batches), schema, containers=place.containers(used))
+    return Listing(lambda: iter(batches), schema, containers=place.containers(used), passed_over=passed_over)
+
+
+def count_archived(place: Place) -> int:
+    """Return about how many images archives hold: as many samples with one, each, as the first has."""
+    files_there = list(place.files)
+    try:
+        contents = _scan(files_there[0])
+        with_image = sum(bool(_image_members(place, sample)) for sample in contents.samples.values())
+    except SettingsError:
+        with_image = 1  # damaged: listing says so, where nothing else holds images
+    return with_image * len(files_there)
 
 
 class ArchiveReader:
@@ -173,7 +200,7 @@ def _sample_of(item: InputItem, whole: int = 0) -> Iterator[tuple[dict[str, tupl
         with _opened(file, start, span) as (archive, source):
             found: dict[str, tuple[int, int]] = {}
             keys = set()
-            for sample in _samples(archive, stop=end):
+            for sample in _samples(archive, _Contents(), stop=end):
                 keys.add(sample.key)
                 if sample.key == match["key"]:
                     found |= sample.members  # as in any tar, what comes later replaces
@@ -238,13 +265,23 @@ def _opened(file: str, start: int = 0, span: int | None = None) -> Iterator[tupl
             yield archive, source
 
 
-def _scan(file: str) -> list[_Sample]:
-    """Return the samples of an archive, in the order in which they begin."""
-    samples: dict[str, _Sample] = {}
+def _passed_over(others: Counter[str], without_image: int, links: int) -> PassedOver:
+    unreadable, beside = in_two(others)
+    remarks = []
+    if without_image:
+        remarks.append(f"{without_image} samples without an image are left out.")
+    if links:
+        remarks.append(f"{links} links, devices or sparse files in archives are left out.")
+    return PassedOver(unreadable_members=unreadable, sidecar_members=beside, remarks=tuple(remarks))
+
+
+def _scan(file: str) -> _Contents:
+    """Return what lies in an archive."""
+    contents = _Contents()
     try:
         with _opened(file) as (archive, source):
-            for sample in _samples(archive):
-                known = samples.setdefault(sample.key, sample)
+            for sample in _samples(archive, contents):
+                known = contents.samples.setdefault(sample.key, sample)
                 known.members |= sample.members  # as in any tar, what comes later replaces
                 known.end = sample.end
             source.seek(archive.offset)
@@ -258,16 +295,15 @@ def _scan(file: str) -> list[_Sample]:
         raise SettingsError(
             f"{masked(file)} cannot be read as an (uncompressed) tar archive: {one_line(error)}."
         ) from error
-    return list(samples.values())
+    return contents
 
 
-def _samples(archive: tarfile.TarFile, stop: int | None = None) -> Iterator[_Sample]:
-    """Yield each plain file of an archive as a sample of one member; what is no plain file is left out."""
-    skipped = 0
+def _samples(archive: tarfile.TarFile, contents: _Contents, stop: int | None = None) -> Iterator[_Sample]:
+    """Yield each plain file of an archive as a sample of one member; count what else there is in ``contents``."""
     while (member := archive.next()) is not None and (stop is None or member.offset < stop):
         archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
         if not member.isreg() or member.issparse():
-            skipped += not member.isdir()
+            contents.links += not member.isdir()
             continue
         name = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         folder, slash, base = name.removeprefix("./").rpartition("/")
@@ -275,22 +311,30 @@ def _samples(archive: tarfile.TarFile, stop: int | None = None) -> Iterator[_Sam
         if stem and ending:
             span = {ending.lower(): (member.offset_data, member.size)}
             yield _Sample(folder + slash + stem, member.offset, archive.offset, span)
-    if skipped and stop is None:  # said once, by the listing
-        logger.warning("%s: %d links, devices or sparse files are left out.", masked(str(archive.name)), skipped)
+        elif stem:  # a hidden name is no input
+            contents.others[suffix_of(stem)] += 1
 
 
-def _image_member(file: str, sample: _Sample, image_column: str | None) -> str | None:
-    """Return the name of the sample's image member, or None."""
-    if image_column is not None:
-        wanted = image_column.lower().removeprefix(".")
-        return wanted if wanted in sample.members else None
-    images = [name for name in sample.members if f".{name}" in IMAGE_SUFFIXES]
+def _image_members(place: Place, sample: _Sample) -> list[str]:
+    if place.image_column is not None:
+        wanted = place.image_column.lower().removeprefix(".")
+        return [wanted] if wanted in sample.members else []
+    return [name for name in sample.members if f".{name}" in image_suffixes()]
+
+
+def _image_member(place: Place, file: str, sample: _Sample) -> str | None:
+    """Return the name of the sample's image member, or None.
+
+    Raises:
+        SettingsError: there are several.
+    """
+    images = _image_members(place, sample)
     if len(images) > 1:
         raise SettingsError(
             f"Sample {sample.key!r} of {masked(file)} has several images: {', '.join(images)}; choose one with "
-            "--image-column."
+            f"{place.options.image_column}."
         )
     return images[0] if images else None
 
 
-ARCHIVES = InputFormat("archives", TAR_SUFFIXES, list_archives, bytes_columns=True, reader=ArchiveReader)
+ARCHIVES = InputFormat("tar", TAR_SUFFIXES, list_archives, count_archived, bytes_columns=True, reader=ArchiveReader)

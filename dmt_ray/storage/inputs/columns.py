@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage.files import masked
+from dmt_ray.storage.inputs.formats import Place
 
 _BYTES_NAMES = (
     *("image", "bytes", "image_bytes", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "data", "content"),
@@ -16,8 +17,8 @@ _URI_NAMES = (
 )
 
 
-def choose_column(uri: str, schema: pa.Schema, image_column: str | None, uri_column: str | None) -> tuple[str, bool]:
-    """Return the name of the column to read, and whether it holds URIs.
+def choose_column(place: Place, uri: str, schema: pa.Schema) -> tuple[str, bool]:
+    """Return the name of the column to read of a table, and whether it holds URIs.
 
     A named one is taken as it is. Otherwise: encoded bytes under a usual name, one struct with ``bytes``, URIs under
     a usual name, or the only column of bytes.
@@ -25,36 +26,45 @@ def choose_column(uri: str, schema: pa.Schema, image_column: str | None, uri_col
     Raises:
         SettingsError: none, or more than one, could be meant.
     """
-    if image_column is not None:
-        return image_column, False
-    if uri_column is not None:
-        return uri_column, True
-    binary = {field.name.lower(): field.name for field in schema if is_bytes(field.type)}
+    if place.image_column is not None:
+        return place.image_column, False
+    if place.uri_column is not None:
+        return place.uri_column, True
+    images = usual_images(schema)
+    if images is not None:
+        return images, False
+    binary = [field.name for field in schema if is_bytes(field.type)]
     text = {field.name.lower(): field.name for field in schema if is_text(field.type)}
-    for name in _BYTES_NAMES:
-        if name in binary:
-            return binary[name], False
-    pictures = [field.name for field in schema if pa.types.is_struct(field.type) and is_bytes(field.type)]
-    if len(pictures) == 1:
-        return pictures[0], False
     for name in _URI_NAMES:
         if name in text:
             return text[name], True
     if len(binary) == 1:
-        return next(iter(binary.values())), False
+        return binary[0], False
+    options = place.options
     raise SettingsError(
-        f"Cannot tell which column of {masked(uri)} holds the images: name it with --image-column (encoded "
-        f"bytes) or --uri-column (URIs). Columns: {described(schema)}."
+        f"Cannot tell which column of {masked(uri)} holds the images: name it with {options.image_column} (encoded "
+        f"bytes) or {options.uri_column} (URIs). Columns: {described(schema)}."
     )
 
 
-def check_column(uri: str, schema: pa.Schema, name: str, is_uri: bool) -> None:
+def usual_images(schema: pa.Schema) -> str | None:
+    """Return the column of encoded bytes under a usual name, or the one struct with ``bytes``; None without."""
+    binary = {field.name.lower(): field.name for field in schema if is_bytes(field.type)}
+    for name in _BYTES_NAMES:
+        if name in binary:
+            return binary[name]
+    pictures = [field.name for field in schema if pa.types.is_struct(field.type) and is_bytes(field.type)]
+    return pictures[0] if len(pictures) == 1 else None
+
+
+def check_column(place: Place, uri: str, schema: pa.Schema, name: str, is_uri: bool) -> None:
     """See that a table has a column of the right type.
 
     Raises:
         SettingsError: it has not; says what it has.
     """
-    option, need = ("--uri-column", "strings") if is_uri else ("--image-column", "encoded image bytes")
+    options = place.options
+    option, need = (options.uri_column, "strings") if is_uri else (options.image_column, "encoded image bytes")
     if name not in schema.names:
         raise SettingsError(f"{masked(uri)} has no column {name!r} ({option}). Columns: {described(schema)}.")
     kind = schema.field(name).type

@@ -1,7 +1,4 @@
-"""Exemplars chosen from a table by a SQL filter, with the attributes and groups that the table gives them.
-
-The filter runs in a DuckDB of its own that holds nothing but the table's columns and reaches no file and no network.
-"""
+"""Exemplars chosen from a table by a SQL filter, with the attributes and groups that the table gives them."""
 
 from __future__ import annotations
 
@@ -10,25 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage.files import masked
-from dmt_ray.storage.inputs.columns import described, is_bytes
-from dmt_ray.storage.inputs.listing import LISTING_SCHEMA, InputItem, Listing, items_of
+from dmt_ray.storage.inputs.columns import described
+from dmt_ray.storage.inputs.formats import OptionNames
+from dmt_ray.storage.inputs.listing import LISTING_SCHEMA, InputItem, items_of
 from dmt_ray.storage.inputs.registry import open_listing
-from dmt_ray.storage.inputs.tables import open_tables, read_typed
+from dmt_ray.storage.inputs.table_filter import load_columns, matching_rows
 
-_ROW = "__dmt_ray_row"
-_CLOSED: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": False,
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-    "allow_community_extensions": False,
-}
+_OPTIONS = OptionNames("--exemplar-image-column", "--exemplar-uri-column")
 
 
 @dataclass(frozen=True)
@@ -42,6 +33,8 @@ class Exemplars:
     """One per image, None where the table has none; None altogether when no column was asked for."""
     containers: Mapping[str, str] = field(default_factory=dict)
     """Identities of the tables and archives that the images lie in, by URI."""
+    passed_over: tuple[str, ...] = ()
+    """Sentences on what the place holds besides."""
 
 
 def list_exemplars(
@@ -71,14 +64,15 @@ def list_exemplars(
         SettingsError: nothing is there or left, the place is no table, a column is missing or of another type, or the
             filter is not one sound expression.
     """
-    listing = open_listing(uri, image_column=image_column, uri_column=uri_column)
+    listing = open_listing(uri, image_column=image_column, uri_column=uri_column, options=_OPTIONS)
+    said = tuple(listing.passed_over.sentences(listing.kind))
     if where is None and not attribute_columns and group_column is None:
-        return Exemplars(list(listing), containers=listing.containers)
+        return Exemplars(list(listing), containers=listing.containers, passed_over=said)
     if not listing.tables:
         raise SettingsError(f"{masked(uri)} is no table (Parquet or CSV), so it has no columns to choose by.")
     rows = pa.Table.from_batches(listing.batches(), LISTING_SCHEMA)
-    table = _columns(uri, listing, rows.num_rows)
-    kept = np.arange(rows.num_rows) if where is None else _matching(uri, table, where)
+    table = load_columns(uri, listing, rows.num_rows)
+    kept = np.arange(rows.num_rows) if where is None else matching_rows(uri, table, where)
     rows, table = rows.take(kept), table.take(kept)
     items = items_of(rows)
     return Exemplars(
@@ -86,40 +80,8 @@ def list_exemplars(
         _attributes(uri, table, attribute_columns, items) if attribute_columns else None,
         _groups(uri, table, group_column) if group_column is not None else None,
         listing.containers,
+        said,
     )
-
-
-def _columns(uri: str, listing: Listing, count: int) -> pa.Table:
-    """Load the columns of all files, without bytes; the rows are those of the listing."""
-    parts = []
-    for file in open_tables(listing.tables):
-        parts.append(read_typed(file, [field.name for field in file.schema if not _is_binary(field.type)]))
-    try:
-        table = pa.concat_tables(parts, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise SettingsError(f"The files of {masked(uri)} do not agree in their columns' types: {error}.") from error
-    if table.num_rows != count:
-        raise SettingsError(f"{masked(uri)} changed while it was read.")
-    return table
-
-
-def _matching(uri: str, table: pa.Table, where: str) -> npt.NDArray[np.int64]:
-    """Return the numbers of the rows for which the expression is true, rising."""
-    numbered = table.append_column(_ROW, pa.array(np.arange(table.num_rows)))
-    with duckdb.connect(":memory:", config=_CLOSED) as connection:
-        connection.execute("SET lock_configuration = true")
-        try:
-            # ``filter`` takes one expression and nothing else: no second statement, no clause after it.
-            found = connection.from_arrow(numbered).filter(where).project(f'"{_ROW}"').fetchnumpy()[_ROW]
-        except duckdb.Error as error:
-            reason = " ".join(str(error).split("\n\n")[0].split()).rstrip(".")
-            raise SettingsError(
-                f"The filter {where!r} cannot be used on {masked(uri)}: {reason}. It must be one SQL expression, "
-                f'such as "Smiling < 0 AND Male > 0". Columns: {described(table.schema)}.'
-            ) from error
-    if not len(found):
-        raise SettingsError(f"The filter {where!r} leaves none of the {table.num_rows} rows of {masked(uri)}.")
-    return np.sort(np.asarray(found, np.int64))
 
 
 def _attributes(
@@ -153,7 +115,3 @@ def _column(uri: str, table: pa.Table, name: str) -> pa.ChunkedArray:
         raise SettingsError(f"{masked(uri)} has no column {name!r} to choose by. Columns: {described(table.schema)}.")
     column = table[name]
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return is_bytes(kind) or bool(pa.types.is_fixed_size_binary(kind))

@@ -16,6 +16,16 @@ _INSIDE = re.compile(r"^(?P<file>.+?)#(?:row|offset|sample|member)=", re.DOTALL)
 
 
 @dataclass(frozen=True)
+class OptionNames:
+    """What the options are called that a message may name."""
+
+    image_column: str = "--image-column"
+    uri_column: str = "--uri-column"
+    kind: str | None = None
+    """Decides the kind of input; None where the place has no such option."""
+
+
+@dataclass(frozen=True)
 class Place:
     """Files of one format that are to be listed."""
 
@@ -31,10 +41,15 @@ class Place:
     """The column of the images' URIs; None finds it."""
     limit: int | None = None
     """List only the first so many images."""
+    others: Mapping[str, str | None] = field(default_factory=dict)
+    """The files of the place that are of no format or of another one, with their identities."""
+    options: OptionNames = OptionNames()
+    """For messages."""
 
     def containers(self, used: Sequence[str]) -> dict[str, str]:
         """Return the identities of some of the files, as far as they are known."""
-        return {file: identity for file in used if (identity := self.files[file]) is not None}
+        known = {**self.others, **self.files}
+        return {file: identity for file in used if (identity := known[file]) is not None}
 
 
 @dataclass(frozen=True)
@@ -89,11 +104,13 @@ class InputFormat:
     """One kind of files that hold images or name them. A new one is a module and an entry in ``registry.py``."""
 
     name: str
-    """In messages, such as ``images``."""
+    """For messages and ``--input-kind``, such as ``images``."""
     suffixes: frozenset[str]
     """File name suffixes in lower case."""
     listing: Callable[[Place], Listing]
     """Lists the images of such files."""
+    holds: Callable[[Place], int] | None = None
+    """Tells about how many encoded images such files hold, by at most the first of them; None: they hold none."""
     bytes_columns: bool = False
     """A column, or an ending, of encoded images can be named."""
     uri_columns: bool = False

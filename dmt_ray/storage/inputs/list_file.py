@@ -14,6 +14,7 @@ import pyarrow as pa
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, masked
+from dmt_ray.storage.files.uris import escaped
 from dmt_ray.storage.inputs.formats import InputFormat, Place
 from dmt_ray.storage.inputs.listing import BATCH_ROWS, Listing, folder_of, identities_of, listing_batch, relative
 
@@ -61,18 +62,31 @@ def _entries(found: list[str], limit: int | None) -> Iterator[tuple[str, int, st
     for file in found:
         folder = folder_of(file)
         try:
-            with files.open_file(file) as source, io.TextIOWrapper(source, "utf-8-sig") as lines:
+            with files.open_file(file) as source, io.TextIOWrapper(source, "utf-8-sig", "surrogateescape") as lines:
                 for number, line in enumerate(lines, 1):
                     if count == limit:
                         return
                     name = line.strip()
                     if name and not name.startswith("#"):
                         count += 1
-                        yield file, number, files.resolve(name, folder)
+                        yield file, number, _full_uri(name, folder, file, number)
         except StorageError as error:
             raise SettingsError(f"Cannot read {masked(file)}: {error.reason}.") from error
-        except UnicodeDecodeError as error:
-            raise SettingsError(f"{masked(file)} is not a list of paths: it is no UTF-8 text ({error}).") from error
+
+
+def _full_uri(name: str, folder: str, file: str, number: int) -> str:
+    """Return the full URI that a line names; bytes that are not UTF-8 are escaped where there is such a file.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    known = escaped(name)
+    uri = files.resolve(known, folder)
+    if known != name and not (files.is_local(uri) and files.exists(uri)):
+        raise SettingsError(
+            f"{masked(file)} is not a list of paths: its line {number} is no UTF-8 text and names no file that exists."
+        )
+    return uri
 
 
 def _path_id(entry: str, folder: str) -> str:
@@ -101,4 +115,4 @@ def _refuse_duplicates(found: list[str], limit: int | None) -> None:
         first[entry] = (file, number)
 
 
-LISTS = InputFormat("lists", LIST_SUFFIXES, list_named, only_named=True)
+LISTS = InputFormat("list", LIST_SUFFIXES, list_named, only_named=True)

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
+from dmt_ray.storage.inputs.passed_over import PassedOver
 
 #: One row per image; see ``InputItem``.
 LISTING_SCHEMA = pa.schema(
@@ -52,6 +53,10 @@ class Listing:
     """Each row of those can prove its id: by an id, a URI or a key of its own."""
     tables: tuple[str, ...] = ()
     """URIs of the table files whose rows, in order, the images are; empty where they are no tables."""
+    kind: str = ""
+    """Name of the input format."""
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    """What the place holds besides."""
 
     def __iter__(self) -> Iterator[InputItem]:
         """Yield the items one by one."""

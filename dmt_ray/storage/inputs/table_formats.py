@@ -13,9 +13,9 @@ from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, masked
 from dmt_ray.storage.inputs.formats import Fields, InputFormat
 from dmt_ray.storage.inputs.listing import InputItem, folder_of, suffix
-from dmt_ray.storage.inputs.table_listing import list_tables
+from dmt_ray.storage.inputs.table_listing import count_embedded, list_tables
 from dmt_ray.storage.inputs.table_rows import TableRows
-from dmt_ray.storage.inputs.tables import CSV_DELIMITERS, PARQUET_SUFFIXES
+from dmt_ray.storage.inputs.tables import CSV_DELIMITERS, JSON_LINES_SUFFIXES, PARQUET_SUFFIXES
 
 _CELL = re.compile(r"^(?P<file>.+?)#row=(?P<row>\d+)(?:&by=(?P<by>id|uri))?&column=(?P<column>.+)$", re.DOTALL)
 _ROW = re.compile(r"^(?P<file>.+?)#row=(?P<row>\d+)(?:&by=(?P<by>id|uri))?(?:&column=(?P<column>.+))?$", re.DOTALL)
@@ -157,5 +157,7 @@ def _as_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
     return values
 
 
-PARQUET = InputFormat("parquet", PARQUET_SUFFIXES, list_tables, True, True, reader=TableReader)
-CSV = InputFormat("csv", frozenset(CSV_DELIMITERS), list_tables, False, True, reader=TableReader)
+PARQUET = InputFormat("parquet", PARQUET_SUFFIXES, list_tables, count_embedded, True, True, reader=TableReader)
+CSV = InputFormat("csv", frozenset(CSV_DELIMITERS), list_tables, uri_columns=True, reader=TableReader)
+#: Rows of such files are read, but no images are listed by them: metadata.jsonl beside images.
+JSON_LINES = InputFormat("jsonl", JSON_LINES_SUFFIXES, list_tables, reader=TableReader)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,15 @@ import pyarrow.compute as pc
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
-from dmt_ray.storage.inputs.columns import check_column, choose_column, is_id, plain_columns, unify
+from dmt_ray.storage.inputs.columns import (
+    check_column,
+    choose_column,
+    is_bytes,
+    is_id,
+    plain_columns,
+    unify,
+    usual_images,
+)
 from dmt_ray.storage.inputs.formats import Place
 from dmt_ray.storage.inputs.listing import (
     BATCH_ROWS,
@@ -24,7 +32,7 @@ from dmt_ray.storage.inputs.listing import (
     numbered,
     relative,
 )
-from dmt_ray.storage.inputs.tables import TableFile, open_tables
+from dmt_ray.storage.inputs.tables import TableFile, open_table, open_tables
 
 _FULL_URI = r"^([A-Za-z][A-Za-z0-9+.\-]*://|/|~)"
 
@@ -49,7 +57,7 @@ def list_tables(place: Place) -> Listing:
         SettingsError: no row, no fitting column, or a file cannot be read.
     """
     found = list(place.files)
-    rows = _open(found, place.image_column, place.uri_column, place.limit)
+    rows = _open(place)
     if not rows:
         raise SettingsError(f"No image found in {masked(place.uri)}: its {len(found)} table file(s) have no rows.")
     ids = _own_ids(rows)
@@ -65,20 +73,37 @@ def list_tables(place: Place) -> Listing:
     )
 
 
-def _open(found: Sequence[str], image_column: str | None, uri_column: str | None, limit: int | None) -> list[_Rows]:
-    """Read as many schemas and counts of rows as ``limit`` asks for, and choose the column by the first file."""
+def count_embedded(place: Place) -> int:
+    """Return about how many encoded images Parquet files hold: as many rows, each, as the first has.
+
+    0 where the first has no column of them, or cannot be read.
+    """
+    if place.uri_column is not None:
+        return 0
+    found = list(place.files)
+    try:
+        table = open_table(found[0])
+    except SettingsError:
+        return 0
+    name = place.image_column or usual_images(table.schema)
+    embedded = name in table.schema.names and is_bytes(table.schema.field(name).type)
+    return (table.rows or 0) * len(found) if embedded else 0
+
+
+def _open(place: Place) -> list[_Rows]:
+    """Read as many schemas and counts of rows as the limit asks for, and choose the column by the first file."""
     rows: list[_Rows] = []
     column: tuple[str, bool] | None = None
-    left = limit
-    for table in open_tables(found):
+    left = place.limit
+    for table in open_tables(list(place.files)):
         if left == 0:
             break
         count = _count(table, left) if table.rows is None else table.rows
         if count == 0:
             continue
         if column is None:
-            column = choose_column(table.uri, table.schema, image_column, uri_column)
-        check_column(table.uri, table.schema, *column)
+            column = choose_column(place, table.uri, table.schema)
+        check_column(place, table.uri, table.schema, *column)
         count = count if left is None else min(count, left)
         left = None if left is None else left - count
         rows.append(_Rows(table, count, *column))

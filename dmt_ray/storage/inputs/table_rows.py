@@ -1,4 +1,4 @@
-"""Single rows of Parquet and CSV files: rows in order cost one pass over the file, and memory stays bounded."""
+"""Single rows of table files: rows in order cost one pass over the file, and memory stays bounded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmt_ray.errors import DmtError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError
 from dmt_ray.storage.inputs.listing import one_line, suffix
-from dmt_ray.storage.inputs.tables import CSV_DELIMITERS, TableFile, open_table
+from dmt_ray.storage.inputs.tables import TEXT_SUFFIXES, TableFile, open_table
 
 _WINDOW_BYTES = 64 * 2**20
 _READ_BYTES = 4 * 2**20
@@ -23,7 +23,8 @@ class TableRows:
     """Reads rows of one file at a time.
 
     It keeps the batch that the last row was in: a Parquet row group's columns, or as much of them as fits in a fixed
-    amount of memory, or a block of CSV. Going back in a CSV file starts over.
+    amount of memory, or a block of text. Going back in a text file by more than a block
+    starts over.
 
     Not for use by several threads at once. ``close`` it.
     """
@@ -32,7 +33,7 @@ class TableRows:
         self._stack = ExitStack()
         self._file_uri: str | None = None
         self._parquet: pq.ParquetFile | None = None
-        self._csv: TableFile | None = None
+        self._text: TableFile | None = None
         self._starts: list[int] = []
         self._stream: tuple[tuple[str, ...], int, Iterator[pa.RecordBatch]] | None = None
         self._window_start = 0
@@ -62,22 +63,22 @@ class TableRows:
         except Exception as error:
             self.close()
             raise StorageError(file_uri, f"the table cannot be read: {one_line(error)}") from error
-        schema: pa.Schema = self._csv.schema if self._csv is not None else self._parquet.schema_arrow  # type: ignore[union-attr]
+        schema: pa.Schema = self._text.schema if self._text is not None else self._parquet.schema_arrow  # type: ignore[union-attr]
         return list(schema.names)
 
     def close(self) -> None:
         """Close the file that is open, if any; reading again is allowed."""
         if self._stream is not None and hasattr(self._stream[2], "close"):
             self._stream[2].close()  # a generator over an open file
-        self._stream = self._window = self._parquet = self._csv = self._file_uri = None
+        self._stream = self._window = self._parquet = self._text = self._file_uri = None
         self._stack.close()
 
     def _open(self, file_uri: str) -> None:
         if file_uri == self._file_uri:
             return
         self.close()
-        if suffix(file_uri) in CSV_DELIMITERS:
-            self._csv = open_table(file_uri)
+        if suffix(file_uri) in TEXT_SUFFIXES:
+            self._text = open_table(file_uri)
         else:
             source = self._stack.enter_context(files.open_file(file_uri))
             self._parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES)
@@ -109,9 +110,9 @@ class TableRows:
         return self._window.slice(row - self._window_start, 1)
 
     def _batches(self, columns: tuple[str, ...], group: int) -> Iterator[pa.RecordBatch]:
-        """Stream columns of a row group in batches of about ``_WINDOW_BYTES``, or of a CSV file."""
-        if self._csv is not None:
-            return self._csv.batches(columns, raw=True)
+        """Stream columns of a row group in batches of about ``_WINDOW_BYTES``, or of a text file."""
+        if self._text is not None:
+            return self._text.batches(columns, raw=True)
         assert self._parquet is not None
         metadata = self._parquet.metadata.row_group(group)
         chunks = [metadata.column(index) for index in range(metadata.num_columns)]

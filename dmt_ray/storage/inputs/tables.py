@@ -1,4 +1,4 @@
-"""Tables in files, Parquet and CSV alike: a schema, and batches of some of the columns in the order of the rows."""
+"""Tables in files, of all formats alike: a schema, and batches of some of the columns in the order of the rows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, masked
+from dmt_ray.storage.inputs import json_lines
 from dmt_ray.storage.inputs.listing import BATCH_ROWS, one_line, suffix
 from dmt_ray.storage.threads import reading_threads
 
@@ -21,18 +22,23 @@ PARQUET_SUFFIXES = frozenset({".parquet", ".parq", ".pq"})
 #: File name suffixes (lower case) of CSV files, and what stands between their values.
 CSV_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
+#: File name suffixes (lower case) of JSON Lines.
+JSON_LINES_SUFFIXES = frozenset({".jsonl"})
+#: Those of files that are read from their first line on.
+TEXT_SUFFIXES = JSON_LINES_SUFFIXES | CSV_DELIMITERS.keys()
+
 _AT_ONCE = 16
 _BLOCK_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
 class TableFile:
-    """A Parquet or CSV file whose columns are known. CSV has no types: its columns are text, as they are written."""
+    """A table file whose columns are known. CSV has no types: its columns are text, as they are written."""
 
     uri: str
     schema: pa.Schema
     rows: int | None
-    """None for CSV: only reading it tells."""
+    """None for CSV and JSON Lines: only reading them tells."""
 
     @property
     def is_csv(self) -> bool:
@@ -55,6 +61,8 @@ class TableFile:
                     yield from _open_csv(
                         source, self.uri, self.schema, list(columns), pa.binary() if raw else pa.string()
                     )
+                elif suffix(self.uri) in JSON_LINES_SUFFIXES:
+                    yield from json_lines.read_batches(source, self.schema, columns)
                 else:
                     yield from pq.ParquetFile(source).iter_batches(batch_size=BATCH_ROWS, columns=list(columns))
         except DmtError:
@@ -84,6 +92,8 @@ def open_table(uri: str) -> TableFile:
         with files.open_file(uri) as source:
             if suffix(uri) in CSV_DELIMITERS:
                 return TableFile(uri, _csv_schema(source, uri), None)
+            if suffix(uri) in JSON_LINES_SUFFIXES:
+                return TableFile(uri, json_lines.read_schema(source), None)
             file = pq.ParquetFile(source)
             _check_names(uri, file.schema_arrow.names, "rename one of them")
             return TableFile(uri, file.schema_arrow, file.metadata.num_rows)
@@ -157,4 +167,5 @@ def _csv_layout(uri: str) -> pa.csv.ParseOptions:
 
 def _unreadable(uri: str, error: Exception) -> SettingsError:
     kind = "CSV" if suffix(uri) in CSV_DELIMITERS else "Parquet"
+    kind = "JSON Lines" if suffix(uri) in JSON_LINES_SUFFIXES else kind
     return SettingsError(f"{masked(uri)} cannot be read as {kind}: {one_line(error)}.")

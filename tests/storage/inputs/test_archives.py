@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import logging
 import os
 import tarfile
 from pathlib import Path
@@ -82,7 +81,7 @@ def test_what_comes_later_replaces_as_in_any_tar(tmp_path):
     assert InputReader().read_item(item) == b"new"
 
 
-def test_links_devices_and_hidden_names_are_left_out(tmp_path, caplog):
+def test_links_devices_and_hidden_names_are_left_out(tmp_path):
     def special(name: str, kind: bytes, target: str = "") -> tuple[tarfile.TarInfo, bytes]:
         info = tarfile.TarInfo(name)
         info.type, info.linkname = kind, target
@@ -98,11 +97,15 @@ def test_links_devices_and_hidden_names_are_left_out(tmp_path, caplog):
         ("._a.jpg", b"resource fork"),
         (".jpg", b""),
         ("readme", b"no ending"),
+        ("photo", b"no ending either"),
     ]
-    with caplog.at_level(logging.WARNING, "dmt_ray"):
-        items = list_inputs(put(str(tmp_path), "t.tar", tar(members)))
-    assert [item.id for item in items] == ["t.tar#a"]
-    assert "4 links, devices or sparse files" in caplog.text
+    listing = open_listing(put(str(tmp_path), "t.tar", tar(members)))
+    assert [item.id for item in listing] == ["t.tar#a"]
+    assert listing.passed_over.sentences() == [
+        "1 member of archives is no image that can be read: 1 without a suffix.",
+        "1 member of archives beside the images, left alone: 1 readme.",
+        "4 links, devices or sparse files in archives are left out.",
+    ]
 
 
 def test_hostile_names_are_ids_and_nothing_else(tmp_path):
@@ -117,11 +120,22 @@ def test_hostile_names_are_ids_and_nothing_else(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["in"]  # noqa: PTH208
 
 
-def test_samples_without_or_with_several_images(tmp_path, caplog):
-    place = put(str(tmp_path), "t.tar", tar([("a.txt", b"x"), ("b.jpg", b"B")]))
-    with caplog.at_level(logging.WARNING, "dmt_ray"):
-        assert [item.id for item in list_inputs(place)] == ["t.tar#b"]
-    assert "1 samples without an image" in caplog.text
+def test_samples_without_or_with_several_images(tmp_path):
+    members = [("a.txt", b"x"), ("b.jpg", b"B"), ("b.jxl", b""), ("b.npy", b""), ("b.txt", b""), ("c.heic", b"")]
+    place = put(str(tmp_path), "t.tar", tar(members))
+    listing = open_listing(place)
+    assert [item.id for item in listing] == ["t.tar#b"]
+    passed_over = listing.passed_over
+    assert passed_over.remarks == ("2 samples without an image are left out.",)
+    assert passed_over.unreadable_members == {".jxl": 1, ".heic": 1}
+    assert passed_over.sidecar_members == {".txt": 1, ".npy": 1}
+    assert passed_over.as_json() == {
+        "unreadable_members": {".jxl": 1, ".heic": 1},
+        "sidecar_members": {".txt": 1, ".npy": 1},
+        "remarks": ["2 samples without an image are left out."],
+    }
+    with pytest.raises(SettingsError, match=r"No image found .* 2 members of archives are no images that can"):
+        list_inputs(put(str(tmp_path), "none.tar", tar([("a.heic", b""), ("b.jxl", b"")])))
     place = put(str(tmp_path), "t.tar", tar([("a.jpg", b"x"), ("a.png", b"B")]))
     with pytest.raises(SettingsError, match=r"Sample 'a' of .*several images: jpg, png; choose one with --image-col"):
         list_inputs(place)

@@ -80,10 +80,11 @@ def test_parquet_with_bytes(folder):
     assert ids(list_inputs(join(folder, "set/2.parquet"))) == ["2.parquet#0", "2.parquet#1", "2.parquet#2"]
 
 
-def test_images_win_over_parquet_unless_a_column_is_named(tmp_path):
+def test_images_win_over_parquet_with_as_many_unless_a_column_is_named(tmp_path):
     put(str(tmp_path), "a.png", picture(1))
+    put(str(tmp_path), "c.png", picture(1))
     put(str(tmp_path), "b.parquet", table(2))
-    assert ids(list_inputs(str(tmp_path))) == ["a.png"]
+    assert ids(list_inputs(str(tmp_path))) == ["a.png", "c.png"]
     assert ids(list_inputs(str(tmp_path), image_column="image")) == ["b.parquet#0", "b.parquet#1"]
 
 

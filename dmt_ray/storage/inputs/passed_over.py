@@ -1,0 +1,112 @@
+"""What a listing finds and does not list, counted by suffix, so that nothing goes missing without a word."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dmt_ray.storage.images import image_suffixes, suffixes_of_missing_formats
+
+#: Text and data that lie beside pictures and are never pictures themselves, by suffix.
+SIDECAR_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("txt", "lst", "json", "jsonl", "ndjson", "csv", "tsv", "xml", "yaml", "yml", "toml", "ini", "log", "cls"),
+        *("md", "rst", "html", "htm", "py", "ipynb", "sh", "xmp", "aae", "caption", "tags", "md5", "sha256", "url"),
+        *("npy", "npz", "pt", "pth", "pkl", "pickle", "safetensors", "onnx", "bin", "index", "db", "lock", "part"),
+    )
+)
+#: What stands in messages where a name has no suffix.
+_NO_SUFFIX = "without a suffix"
+_SIDECAR_NAMES = frozenset({"readme", "license", "licence", "copying", "makefile", "dockerfile", "notice", "authors"})
+_SUFFIX = re.compile(r"(\.tar)?\.[a-z0-9_+~-]{1,12}$")
+_MOST_NAMED = 8
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """Counts of files, and of members of archives, that are not listed. Hidden names are not counted."""
+
+    unreadable: Mapping[str, int] = field(default_factory=dict)
+    """Files of no kind that is read, by suffix."""
+    sidecars: Mapping[str, int] = field(default_factory=dict)
+    """Text and data beside the pictures, by suffix."""
+    unreadable_members: Mapping[str, int] = field(default_factory=dict)
+    """Members of archives that are no images that can be read, by suffix."""
+    sidecar_members: Mapping[str, int] = field(default_factory=dict)
+    """Members of archives beside the images that become no column, by suffix."""
+    other_kinds: Mapping[str, int] = field(default_factory=dict)
+    """Files of another kind of input than the one that is listed, by the kind's name."""
+    outputs: int = 0
+    """Files of the outputs of runs."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on what else is left out."""
+
+    def sentences(self, kind: str = "", kind_option: str | None = None) -> list[str]:
+        """Return what there is to tell, one sentence each; none where nothing was passed over.
+
+        Parameters:
+            kind: name of the kind of input that is listed.
+            kind_option: the option that decides it, such as ``--input-kind``.
+        """
+        said = []
+        for noun, counts in (("file", self.unreadable), ("member of archives", self.unreadable_members)):
+            if counts:
+                are = "is no image" if sum(counts.values()) == 1 else "are no images"
+                said.append(f"{_number(counts, noun)} {are} that can be read: {_by_suffix(counts)}.{_hint(counts)}")
+        if self.other_kinds:
+            others = ", ".join(f"{count} {name}" for name, count in self.other_kinds.items())
+            choose = "" if kind_option is None else f" {kind_option} decides otherwise."
+            said.append(f"The images are taken from the {kind} files; passed over as inputs: {others}.{choose}")
+        for noun, counts in (("file", self.sidecars), ("member of archives", self.sidecar_members)):
+            if counts:
+                said.append(f"{_number(counts, noun)} beside the images, left alone: {_by_suffix(counts)}.")
+        if self.outputs:
+            said.append(f"{self.outputs} files belong to outputs of runs and are no inputs.")
+        return [*said, *self.remarks]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts for ``run.json``, without those that are 0; an empty key is a name without a suffix."""
+        return {name: list(value) if name == "remarks" else value for name, value in vars(self).items() if value}
+
+
+def suffix_of(name: str) -> str:
+    """Return a file name's suffix in lower case, such as ``.heic`` or ``.tar.gz``.
+
+    Empty where it has none; names such as README, which need none, are returned whole.
+    """
+    name = name.rpartition("/")[2].lower()
+    match = _SUFFIX.search(name, 1)
+    return match[0] if match is not None else name if name in _SIDECAR_NAMES else ""
+
+
+def in_two(counts: Counter[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Part counts by suffix, the most frequent first.
+
+    Returns:
+        What may be pictures, or anything else that is not read; and text, data and other images beside pictures.
+    """
+    beside = SIDECAR_SUFFIXES | _SIDECAR_NAMES | image_suffixes()
+    ordered = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    return {key: n for key, n in ordered if key not in beside}, {key: n for key, n in ordered if key in beside}
+
+
+def _number(counts: Mapping[str, int], noun: str) -> str:
+    count = sum(counts.values())
+    first, space, rest = noun.partition(" ")
+    return f"{count} {first}{'' if count == 1 else 's'}{space}{rest}"
+
+
+def _by_suffix(counts: Mapping[str, int]) -> str:
+    named = [f"{count} {ending or _NO_SUFFIX}" for ending, count in list(counts.items())[:_MOST_NAMED]]
+    more = len(counts) - len(named)
+    return ", ".join(named) + (f" and {more} more kinds" if more else "")
+
+
+def _hint(counts: Mapping[str, int]) -> str:
+    """Name the extra that reads some of the files, where it is not installed."""
+    known = [ending for ending in counts if ending in suffixes_of_missing_formats()]
+    return f' To read {", ".join(known)}: pip install "dmt-ray[formats]".' if known else ""
