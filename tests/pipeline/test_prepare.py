@@ -4,6 +4,8 @@ import json
 import shutil
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dmt_ray.errors import SettingsError
@@ -142,6 +144,47 @@ def test_a_crash_while_overwriting_leaves_a_folder_that_still_works(written, con
     run = prepare_run(configure(mode="overwrite"))
     write_run(run)
     assert len(prepare_run(configure()).todo) == 3
+
+
+def test_what_a_listing_passes_over_is_told_and_recorded(configure, photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos / "inputs", folder)
+    for name in ("1.xyz", "2.xyz", "notes.txt"):
+        (folder / name).write_bytes(b"")
+    told = ["2 files are no images that can be read: 2 .xyz.", "1 file beside the images, left alone: 1 .txt."]
+    config = configure(input=str(folder), output=str(folder / "out"))
+    said = []
+    assert run_job(replace(config, run=replace(config.run, dry_run=True)), said.append) == 0
+    assert said[0].startswith("6 images")
+    assert said[2:4] == told
+    write_run(prepare_run(config))
+    record = json.loads((folder / "out" / "run.json").read_text())["listing"]
+    assert record == {"kind": "images", "passed_over": {"unreadable": {".xyz": 2}, "sidecars": {".txt": 1}}}
+    # What comes later is of the same kind, whatever holds more then, and the output is no input.
+    cells = [(folder / "photo-0.jpg").read_bytes()] * 20
+    pq.write_table(pa.table({"image": cells}), folder / "t.parquet")
+    shutil.copy(folder / "photo-0.jpg", folder / "photo-9.jpg")
+    run = prepare_run(replace(config, run=replace(config.run, extend=True)))
+    assert run.shards.images == 7
+    write_run(run)
+    record = json.loads((folder / "out" / "run.json").read_text())
+    assert record["listing"]["passed_over"]["other_kinds"] == {"parquet": 1}
+    assert record["listing"]["passed_over"]["outputs"] == 2
+    assert record["planned"]["images"] == 7
+
+
+def test_a_sample_is_drawn_by_seed_and_is_not_extended(configure):
+    def drawn(**options):
+        return [item.id for shard in prepare_run(configure(**options)).shards for item in shard.items]
+
+    assert drawn(sample=3, seed=1) == drawn(sample=3, seed=1)
+    assert len({tuple(drawn(sample=3, seed=seed)) for seed in range(6)}) > 1
+    write_run(prepare_run(configure(sample=3)))
+    assert prepare_run(configure(sample=3)).shards.images == 3
+    with pytest.raises(SettingsError, match="sample was 3 and is 4 now"):
+        prepare_run(configure(sample=4))
+    with pytest.raises(SettingsError, match="--extend cannot be given with --sample"):
+        prepare_run(configure(sample=3, extend=True))
 
 
 def test_dry_run_writes_nothing(configure, tmp_path):

@@ -84,7 +84,8 @@ def _full_uri(name: str, folder: str, file: str, number: int) -> str:
     uri = files.resolve(known, folder)
     if known != name and not (files.is_local(uri) and files.exists(uri)):
         raise SettingsError(
-            f"{masked(file)} is not a list of paths: its line {number} is no UTF-8 text and names no file that exists."
+            f"{masked(file)} is not a list of paths: its line {number} is no UTF-8 text, and names no file that is "
+            "there."
         )
     return uri
 

@@ -82,8 +82,8 @@ def _refuse_unclear(uri: str, names: Sequence[str], where: str) -> None:
         other = known.setdefault(name.lower(), name)
         if other != name and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", where, re.I):
             raise SettingsError(
-                f"{masked(uri)} has the columns {other!r} and {name!r}, which SQL does not tell apart: rename one, or "
-                f"leave it out of the condition {where!r}."
+                f"{masked(uri)} has the columns {other!r} and {name!r}, which SQL does not tell apart: rename one, "
+                f"or leave it out of the condition {where!r}."
             )
 
 

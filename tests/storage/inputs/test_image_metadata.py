@@ -1,4 +1,4 @@
-"""The columns of ``metadata.jsonl``, ``.csv`` and ``.parquet`` beside images, as Hugging Face's ImageFolder has them."""
+"""The columns of ``metadata.jsonl``, ``.csv`` and ``.parquet`` beside images, as Hugging Face's ImageFolder has."""
 
 from __future__ import annotations
 
@@ -51,9 +51,10 @@ def test_columns_are_carried_with_their_types(folder):
         {"caption": None, "n": 2.5, "boxes": None, "taken": "2020-01-01T10:00:00"},
         {"caption": "ü", "n": 1.0, "boxes": {"bbox": [[1.0, 2.5]], "id": ["x"]}, "taken": None},
     ]
+    place = f"{files.absolute(folder)}/metadata.jsonl"
     assert open_listing(folder).passed_over.remarks == (
-        f"1 images have no row in {files.absolute(folder)}/metadata.jsonl: its columns are null for them.",
-        f"1 rows of {files.absolute(folder)}/metadata.jsonl name no image that is listed, or one that has a row already.",
+        f"1 images have no row in {place}: its columns are null for them.",
+        f"1 rows of {place} name no image that is listed, or one that has a row already.",
     )
     assert open_listing(folder).passed_over.sidecars == {}
     items = list(open_listing(folder))

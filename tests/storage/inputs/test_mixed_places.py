@@ -206,7 +206,7 @@ def test_names_that_are_not_utf_8_are_inputs_like_any_others(tmp_path):
         assert [reader.read_item(item) for item in [*items, *named]] == [PNG] * 4
     assert None not in [item.identity for item in named]
     (tmp_path / "list.txt").write_bytes(b"in/a.png\nin/th\xe9.png\n")
-    with pytest.raises(SettingsError, match="its line 2 is no UTF-8 text and names no file that exists"):
+    with pytest.raises(SettingsError, match="its line 2 is no UTF-8 text, and names no file that is there"):
         list_inputs(str(tmp_path / "list.txt"))
 
 
