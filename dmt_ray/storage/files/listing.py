@@ -148,7 +148,12 @@ def _listed(uri: str, suffixes: Collection[str] | None, *, identified: bool) -> 
 def _alternatives(uri: str) -> list[str]:
     """Return the names that braces stand for; the URI alone where there are none, or a file has them in its name."""
     names = with_braces_expanded(uri)
-    return [uri] if names == [uri] or exists(uri) else names
+    if names == [uri]:
+        return names
+    try:
+        return [uri] if exists(uri) else names
+    except StorageError:  # such as of a bucket whose name cannot hold braces
+        return names
 
 
 def _find(uri: str, suffixes: Collection[str] | None, identified: bool) -> list[tuple[str, str | None]]:

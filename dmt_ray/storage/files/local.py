@@ -125,12 +125,14 @@ def _escaped(paths: Iterable[str]) -> set[str]:
     Raises:
         StorageError: two of them are the same then.
     """
-    by_name: dict[str, str] = {}
-    for path in paths:
+    found = set(paths)
+    for path in [path for path in found if escaped(path) != path]:
         name = escaped(path)
-        if by_name.setdefault(name, path) != path:
+        if name in found:
             raise StorageError(name, "two files have this name once it is written as UTF-8; rename one of them")
-    return set(by_name)
+        found.remove(path)
+        found.add(name)
+    return found
 
 
 def split_glob(path: Path) -> tuple[Path, str]:

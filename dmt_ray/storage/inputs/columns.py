@@ -49,11 +49,11 @@ def choose_column(place: Place, uri: str, schema: pa.Schema) -> tuple[str, bool]
 
 def usual_images(schema: pa.Schema) -> str | None:
     """Return the column of encoded bytes under a usual name, or the one struct with ``bytes``; None without."""
-    binary = {field.name.lower(): field.name for field in schema if is_bytes(field.type)}
+    binary: dict[str, str] = {field.name.lower(): field.name for field in schema if is_bytes(field.type)}
     for name in _BYTES_NAMES:
         if name in binary:
             return binary[name]
-    pictures = [field.name for field in schema if pa.types.is_struct(field.type) and is_bytes(field.type)]
+    pictures: list[str] = [field.name for field in schema if pa.types.is_struct(field.type) and is_bytes(field.type)]
     return pictures[0] if len(pictures) == 1 else None
 
 

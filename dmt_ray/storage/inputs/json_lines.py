@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.json
@@ -12,7 +12,7 @@ _BLOCK_BYTES = 4 * 2**20
 _BOM = b"\xef\xbb\xbf"
 
 
-def read_schema(source: BinaryIO) -> pa.Schema:
+def read_schema(source: IO[bytes]) -> pa.Schema:
     """Return the columns of JSON Lines with the types that all their values have.
 
     Texts that look like dates are text. A column whose objects are all empty is left out: no table could hold it.
@@ -29,7 +29,7 @@ def read_schema(source: BinaryIO) -> pa.Schema:
     return pa.schema([field for field in schema if _can_be_stored(field.type)])
 
 
-def read_batches(source: BinaryIO, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def read_batches(source: IO[bytes], schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Yield some columns of JSON Lines, null where an object lacks one.
 
     Parameters:
@@ -45,7 +45,7 @@ def read_batches(source: BinaryIO, schema: pa.Schema, columns: Sequence[str]) ->
         yield from _read(block, wanted).select(list(columns)).combine_chunks().to_batches()
 
 
-def _blocks(source: BinaryIO) -> Iterator[bytes]:
+def _blocks(source: IO[bytes]) -> Iterator[bytes]:
     """Yield whole lines, a few megabytes at a time."""
     rest = source.read(len(_BOM)).removeprefix(_BOM)
     while data := source.read(_BLOCK_BYTES):

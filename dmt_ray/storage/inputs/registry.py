@@ -99,7 +99,7 @@ def open_listing(
     """
     found, root = _find(uri)
     outputs = files_of_outputs(found, root, output)
-    inputs = {file: identity for file, identity in found.items() if file not in outputs}
+    inputs = {file: known for file, known in found.items() if file not in outputs} if outputs else found
     if not inputs:
         raise SettingsError(
             f"No image found in {masked(uri)}: its {len(found)} files belong to the output of a run, whose pictures "
@@ -108,18 +108,18 @@ def open_listing(
     by_format = _sort_by_format(uri, inputs, kind)
     place = Place(uri, {}, root, image_column, uri_column, limit, options=options or OptionNames())
     if not by_format:
-        left = " ".join(_passed_over(inputs, outputs, {}).sentences())
+        said = " ".join(_passed_over(inputs, outputs, {}).sentences())
         raise SettingsError(
             f"No image found in {masked(uri)}: none of its {len(inputs)} files has the suffix of an image, a table "
-            f"or an archive. {left}"
+            f"or an archive. {said}"
         )
     chosen = _choose(place, inputs, by_format, kind)
     place = _place_of(place, inputs, by_format[chosen.name])
     some = where is not None or sample is not None
     listing = chosen.listing(replace(place, limit=None) if some else place)
-    others = {name: found for name, found in by_format.items() if name != chosen.name}
-    used = place.files.keys() | listing.containers.keys()
-    passed_over = _passed_over({file for file in inputs if file not in used}, outputs, others)
+    others = {name: its for name, its in by_format.items() if name != chosen.name}
+    left = {file for file in inputs if file not in place.files and file not in listing.containers}
+    passed_over = _passed_over(left, outputs, others)
     members = listing.passed_over
     listing = replace(
         listing,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from dmt_ray.storage import files
 from dmt_ray.storage.files.uris import escaped, local_path
@@ -16,7 +16,7 @@ _MARKS = ("run.json", "plan.parquet")
 _FOLDERS = ("shards", "manifold", "discarded")
 
 
-def files_of_outputs(found: Iterable[str], root: str, output: str | None) -> set[str]:
+def files_of_outputs(found: Collection[str], root: str, output: str | None) -> set[str]:
     """Return those of the files that lie in outputs of runs.
 
     Parameters:
@@ -24,18 +24,18 @@ def files_of_outputs(found: Iterable[str], root: str, output: str | None) -> set
         root: the folder that they lie in.
         output: the output of the run that reads them, whether it exists yet or not.
     """
-    found = list(found)
-    names = set(found)
     top = root.rstrip("/")
     folders = {folder_of(file) for file in found if posixpath.basename(file) == _MARKS[0]}
-    folders = {folder for folder in folders if files.join(folder, _MARKS[1]) in names}
+    folders = {folder for folder in folders if files.join(folder, _MARKS[1]) in found}
     own = None if output is None else _place_inside(output, top)
     if own is not None:
         folders.add(own)
+    if not folders:
+        return set()
     beginnings = [f"{folder}/" for folder in folders if folder != top]
     belonging: set[str] = set()
     if top in folders:
-        belonging.update(f"{top}/{name}" for name in _MARKS)
+        belonging.update(name for mark in _MARKS if (name := f"{top}/{mark}") in found)
         beginnings += [f"{top}/{folder}/" for folder in _FOLDERS]
     # By their parents: a place may hold a million files.
     inside: dict[str, bool] = {}
@@ -45,7 +45,7 @@ def files_of_outputs(found: Iterable[str], root: str, output: str | None) -> set
             inside[parent] = f"{parent}/".startswith(tuple(beginnings))
         if inside[parent]:
             belonging.add(file)
-    return belonging & names
+    return belonging
 
 
 def _place_inside(folder: str, root: str) -> str | None:
