@@ -86,9 +86,9 @@ def read_metadata(place: Place, images: Sequence[str]) -> ImageMetadata | None:
     names = ", ".join(masked(table.uri) for table in tables[:3]) + (", ..." if len(tables) > 3 else "")
     remarks = []
     if without:
-        remarks.append(f"{without} images have no row in {names}: its columns are null for them.")
+        remarks.append(f"Images without a row in {names}: {without}; its columns are null for them.")
     if unused and place.limit is None:
-        remarks.append(f"{unused} rows of {names} name no image that is listed, or one that has a row already.")
+        remarks.append(f"Rows of {names} that name no listed image, or one that has a row already: {unused}.")
     return ImageMetadata(
         unify([(table.uri, plain_columns(table.schema, {_COLUMN})) for table in tables]),
         [table.uri for table in tables],

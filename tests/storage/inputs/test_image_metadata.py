@@ -53,8 +53,8 @@ def test_columns_are_carried_with_their_types(folder):
     ]
     place = f"{files.absolute(folder)}/metadata.jsonl"
     assert open_listing(folder).passed_over.remarks == (
-        f"1 images have no row in {place}: its columns are null for them.",
-        f"1 rows of {place} name no image that is listed, or one that has a row already.",
+        f"Images without a row in {place}: 1; its columns are null for them.",
+        f"Rows of {place} that name no listed image, or one that has a row already: 1.",
     )
     assert open_listing(folder).passed_over.sidecars == {}
     items = list(open_listing(folder))
