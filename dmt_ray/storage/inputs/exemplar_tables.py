@@ -17,7 +17,7 @@ from dmt_ray.storage.inputs.columns import described
 from dmt_ray.storage.inputs.formats import OptionNames
 from dmt_ray.storage.inputs.listing import LISTING_SCHEMA, InputItem, items_of
 from dmt_ray.storage.inputs.registry import open_listing
-from dmt_ray.storage.inputs.table_filter import load_columns, matching_rows
+from dmt_ray.storage.inputs.table_filter import load_columns, rows_where
 
 _OPTIONS = OptionNames("--exemplar-image-column", "--exemplar-uri-column")
 
@@ -72,7 +72,7 @@ def list_exemplars(
         raise SettingsError(f"{masked(uri)} is no table (Parquet or CSV), so it has no columns to choose by.")
     rows = pa.Table.from_batches(listing.batches(), LISTING_SCHEMA)
     table = load_columns(uri, listing, rows.num_rows)
-    kept = np.arange(rows.num_rows) if where is None else matching_rows(uri, table, where)
+    kept = np.arange(rows.num_rows) if where is None else rows_where(uri, table, where)
     rows, table = rows.take(kept), table.take(kept)
     items = items_of(rows)
     return Exemplars(

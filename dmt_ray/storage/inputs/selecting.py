@@ -13,7 +13,7 @@ import pyarrow as pa
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.listing import Listing
-from dmt_ray.storage.inputs.table_filter import load_columns, matching_rows
+from dmt_ray.storage.inputs.table_filter import load_columns, rows_where
 
 
 def select(
@@ -39,7 +39,7 @@ def select(
             raise SettingsError(
                 f"{masked(uri)} is no table (Parquet or CSV), so it has no columns for the condition {where!r}."
             )
-        kept = matching_rows(uri, load_columns(uri, listing, count), where)
+        kept = rows_where(uri, load_columns(uri, listing, count), where)
     if sample is not None and sample < len(kept):
         kept = kept[sorted(random.Random(seed).sample(range(len(kept)), sample))]
     return replace(listing, batches=lambda: _only(listing, kept[:limit]), tables=())

@@ -1,31 +1,20 @@
-"""Rows of tables that fulfil a SQL condition.
-
-It runs in a DuckDB of its own that holds nothing but the tables' columns and reaches no file and no network.
-"""
+"""Rows of a place's tables that fulfil a SQL condition; see ``sql.py`` for what it may be."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage.files import masked
-from dmt_ray.storage.inputs.columns import described, is_bytes
+from dmt_ray.storage.inputs.columns import is_bytes
 from dmt_ray.storage.inputs.listing import Listing
+from dmt_ray.storage.inputs.sql import matching_rows
 from dmt_ray.storage.inputs.tables import open_tables, read_typed
-
-_ROW = "__dmt_ray_row"
-_CLOSED: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": False,
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-    "allow_community_extensions": False,
-}
 
 
 def load_columns(uri: str, listing: Listing, count: int) -> pa.Table:
@@ -51,28 +40,17 @@ def load_columns(uri: str, listing: Listing, count: int) -> pa.Table:
     return table
 
 
-def matching_rows(uri: str, table: pa.Table, where: str) -> npt.NDArray[np.int64]:
+def rows_where(uri: str, table: pa.Table, where: str) -> npt.NDArray[np.int64]:
     """Return the numbers of the rows for which a SQL expression is true, rising; at least one.
 
     Raises:
         SettingsError: it is no sound expression over the table's columns, or true for no row.
     """
     _refuse_unclear(uri, table.schema.names, where)
-    numbered = table.append_column(_ROW, pa.array(np.arange(table.num_rows)))
-    with duckdb.connect(":memory:", config=_CLOSED) as connection:
-        connection.execute("SET lock_configuration = true")
-        try:
-            # ``filter`` takes one expression and nothing else: no second statement, no clause after it.
-            found = connection.from_arrow(numbered).filter(where).project(f'"{_ROW}"').fetchnumpy()[_ROW]
-        except duckdb.Error as error:
-            reason = " ".join(str(error).split("\n\n")[0].split()).rstrip(".")
-            raise SettingsError(
-                f"The filter {where!r} cannot be used on {masked(uri)}: {reason}. It must be one SQL expression, "
-                f'such as "Smiling < 0 AND Male > 0". Columns: {described(table.schema)}.'
-            ) from error
+    found = matching_rows(table, where, uri)
     if not len(found):
         raise SettingsError(f"The filter {where!r} leaves none of the {table.num_rows} rows of {masked(uri)}.")
-    return np.sort(np.asarray(found, np.int64))
+    return found
 
 
 def _refuse_unclear(uri: str, names: Sequence[str], where: str) -> None:
