@@ -12,6 +12,7 @@ from dmt_ray.errors import SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import join
 from dmt_ray.storage.inputs import table_listing
+from dmt_ray.storage.inputs.exemplar_tables import list_exemplars
 from dmt_ray.storage.inputs.reader import InputReader
 from dmt_ray.storage.inputs.registry import open_listing
 
@@ -87,3 +88,23 @@ def test_every_kind_of_place_can_be_sampled(tmp_path):
     of_files = rows(str(tmp_path / "in"), sample=4, seed=2)
     assert len(of_files) == 4
     assert rows(str(tmp_path / "list.txt"), sample=4, seed=2) == of_files
+
+
+def test_two_columns_of_one_name_are_refused_in_every_use(tmp_path):
+    buffer = io.BytesIO()
+    pq.write_table(pa.table([[b"x"], [b"y"]], names=["image", "image"]), buffer)
+    files.write_atomic(str(tmp_path / "t.parquet"), buffer.getvalue())
+    files.write_atomic(str(tmp_path / "t.csv"), b"path,n,n\na.png,1,2\n")
+    for name in ("t.parquet", "t.csv"):
+        table = str(tmp_path / name)
+        for use in (
+            lambda table=table: open_listing(table),
+            lambda table=table: open_listing(table, where="1 = 1"),
+            lambda table=table: list_exemplars(table, where="1 = 1"),
+        ):
+            with pytest.raises(SettingsError, match=rf"{name} has more than one column '(image|n)'"):
+                use()
+    files.write_atomic(str(tmp_path / "in/a.png"), b"")
+    files.write_atomic(str(tmp_path / "in/metadata.jsonl"), b'{"file_name": "a.png", "n": 1, "n": 2}\n')
+    with pytest.raises(SettingsError, match=r"metadata\.jsonl cannot be read"):
+        open_listing(str(tmp_path / "in"))
