@@ -42,10 +42,16 @@ lint: $(VENV)/.dev-installed ## Check style and formatting with ruff
 type: $(VENV)/.dev-installed ## Check types with mypy
 	$(VENV)/bin/mypy
 
-bench: $(VENV)/.dev-installed ## Run every benchmark: make bench DATA=FOLDER_OF_COLOUR_PHOTOS
+bench: $(VENV)/.dev-installed ## Run every benchmark, small, in about 15 minutes: make bench DATA=FOLDER_OF_COLOUR_PHOTOS
 	@test -n "$(DATA)" || { echo "Say where the photos are: make bench DATA=FOLDER_OF_COLOUR_PHOTOS"; exit 2; }
 	@status=0; for script in $(filter-out benchmarks/_%,$(sort $(wildcard benchmarks/*.py))); do \
-		echo "== $$script"; $(RUN) $$script --data $(DATA) || status=1; \
+		case $$script in \
+			*/colorize_quality.py) small="--inputs 8 --seeds 0" ;; \
+			*/label_change.py) small="--count 2 --size 64" ;; \
+			*/transform_quality.py) small="--count 4 --size 64 --strengths 6" ;; \
+			*) small= ;; \
+		esac; \
+		echo "== $$script $$small"; $(RUN) $$script --data $(DATA) $$small || status=1; \
 	done; exit $$status
 
 clean: ## Delete .venv, caches and what the demo made
