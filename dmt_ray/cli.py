@@ -18,7 +18,7 @@ from dmt_ray.jobs.reconstruct import ReconstructConfig
 from dmt_ray.jobs.registry import JOBS
 from dmt_ray.method.networks.backbone import BackboneName
 from dmt_ray.method.settings import ModelConfig
-from dmt_ray.options import expand_config, option_types, split_lists
+from dmt_ray.options import expand_config, join_repeated, option_types, split_lists
 from dmt_ray.output.export.options import ExportOptions
 from dmt_ray.process_exit import EXIT_INTERRUPTED, INTERRUPTED, run_program
 from dmt_ray.report.scaling import PlanCommand
@@ -178,7 +178,7 @@ def parse_options(name: str, argv: Sequence[str], prog: str | None = None) -> An
     """
     config, codes = _configs()[name]
     options = option_types(config)
-    arguments = split_lists(expand_config(list(argv), options), options)
+    arguments = split_lists(expand_config(join_repeated(list(argv)), options), options)
     command = _command(config, codes)
     return tyro.cli(command, prog=prog, args=arguments, config=(tyro.conf.OmitArgPrefixes,)).settings
 

@@ -77,6 +77,9 @@ class InputConfig:
     accept_truncated: bool = False
     """Keep what can be decoded of a photo whose file's end is missing (JPEG, PNG, GIF, TIFF, BMP, PPM); the row's
     column `truncated` says so. Without it such a photo becomes an error row. Exemplars and masks must be whole."""
+    allow_uri: tuple[str, ...] = ()
+    """What lists and tables may name beyond what docs/security.md lets them: paths and URIs, and all that lies under
+    them, such as http://10.0.0.5/photos/. Repeatable."""
     displacements: str | None = None
     """Output of a run with --traversal-only whose displacements to use; `dmt-ray reconstruct` says so itself."""
 
@@ -91,6 +94,7 @@ class InputConfig:
             require(value is None or value >= 1, option, value, "at least 1")
         for option in ("max_pixels", "max_bytes"):
             require(getattr(self, option) >= 1, option, getattr(self, option), "at least 1")
+        require(all(place.strip() for place in self.allow_uri), "allow_uri", self.allow_uri, "paths or URIs")
         require(
             self.image_column is None or self.uri_column is None,
             "image_column",

@@ -13,6 +13,9 @@ import yaml
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage.files import read_bytes
 
+#: Options that may be given several times, each time with more values.
+REPEATABLE = frozenset({"allow_uri"})
+
 
 def expand_config(argv: list[str], options: Mapping[str, Any]) -> list[str]:
     """Put the options of ``--config FILE`` before the command line's own, which therefore win.
@@ -31,6 +34,31 @@ def expand_config(argv: list[str], options: Mapping[str, Any]) -> list[str]:
     except argparse.ArgumentError:  # the command line's own parser reports "--config" without a value
         return argv
     return argv if path is None else _options_of(path, options) + argv
+
+
+def join_repeated(argv: list[str]) -> list[str]:
+    """Put the values of an option that may be given several times behind its first place.
+
+    Parameters:
+        argv: the command line's own words, without those of a YAML file.
+    """
+    words: list[str] = []
+    values: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and name[2:].replace("-", "_") in REPEATABLE:
+            key = name.replace("_", "-")
+            if key not in values:
+                words.append(key)
+            current = values.setdefault(key, [])
+            current += [value] if equals else []
+        elif current is not None and not word.startswith("-"):
+            current.append(word)
+        else:
+            current = None
+            words.append(word)
+    return [each for word in words for each in (word, *values.get(word, ()))]
 
 
 def split_lists(argv: list[str], options: Mapping[str, Any]) -> list[str]:

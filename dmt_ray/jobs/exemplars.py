@@ -66,7 +66,7 @@ def check_exemplars(config: JobConfig, sets: ExemplarSets) -> None:
     job = job_of(config)
     for option, found in sets.items():
         first: str | None = None
-        reader = InputReader(config.inputs.max_bytes, found.containers)
+        reader = InputReader(config.inputs.max_bytes, found.containers, config.inputs.allow_uri)
         for item in found.items:
             try:
                 job.check_exemplar(option, decode_image(reader.read_item(item), max_pixels=config.inputs.max_pixels))
@@ -88,7 +88,7 @@ def content_checksum(config: JobConfig, option: str, found: ExemplarList) -> str
         found: the set.
     """
     job = job_of(config)
-    reader = InputReader(config.inputs.max_bytes, found.containers)
+    reader = InputReader(config.inputs.max_bytes, found.containers, config.inputs.allow_uri)
 
     def fingerprint(item: InputItem) -> str:
         try:
@@ -184,7 +184,8 @@ class ExemplarLoader(ExemplarPictures):
         """One sentence for each exemplar that was left out."""
         self._job = job_of(config)
         self._readers = {
-            option: InputReader(config.inputs.max_bytes, found.containers) for option, found in sets.items()
+            option: InputReader(config.inputs.max_bytes, found.containers, config.inputs.allow_uri)
+            for option, found in sets.items()
         }
 
     @property

@@ -32,6 +32,8 @@ class FitConfig:
     """Seed for the draw of --exemplar-limit."""
     max_pixels: int = 200_000_000
     """An exemplar with more pixels (width x height) than this is left out."""
+    allow_uri: tuple[str, ...] = ()
+    """What lists and tables may name beyond what docs/security.md lets them. Repeatable."""
 
     def __post_init__(self) -> None:
         """Check what is asked for."""
@@ -43,7 +45,7 @@ class FitConfig:
     def as_transform(self) -> TransformConfig:
         """Return the options that a job would learn the same manifold with."""
         return TransformConfig(
-            inputs=InputConfig(self.output, seed=self.seed, max_pixels=self.max_pixels),
+            inputs=InputConfig(self.output, seed=self.seed, max_pixels=self.max_pixels, allow_uri=self.allow_uri),
             output=OutputConfig(self.output),
             exemplars=self.exemplars,
             model=self.model,

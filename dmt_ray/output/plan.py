@@ -30,6 +30,9 @@ from dmt_ray.storage.scratch import ScratchFolder, scratch_folder
 PLAN_FILE = "plan.parquet"
 PLAN_SCHEMA = pa.schema([*LISTING_SCHEMA, ("shard", pa.int64())])
 
+#: Columns that plans of earlier versions lack, the latest first.
+_LATER_COLUMNS = ("origin", "identity")
+
 #: Images of a row group, which is what is read at a time: about this many, and always whole shards.
 GROUP_ROWS = 8192
 
@@ -83,7 +86,7 @@ class PlanFile:
         self._metadata: pq.FileMetaData | None = None
         with self._reading() as file:
             schema = file.schema_arrow
-            if schema.names not in (PLAN_SCHEMA.names, [name for name in PLAN_SCHEMA.names if name != "identity"]):
+            if schema.names not in _known_columns():
                 columns = ", ".join(schema.names)
                 raise DamagedPlanError(f"{masked(uri)} is not a plan of this program: its columns are {columns}.")
             shards = [batch.column(0).to_numpy() for batch in file.iter_batches(columns=["shard"])]
@@ -141,7 +144,7 @@ class PlanFile:
     def groups(self) -> Iterator[pa.Table]:
         """Yield the plan as it is written, in tables of ``PLAN_SCHEMA``, a row group at a time."""
         for group in range(len(self._groups) - 1):
-            yield self._group(group, PLAN_SCHEMA.names).select(PLAN_SCHEMA.names)
+            yield self._group(group, PLAN_SCHEMA.names)
 
     def used_containers(self, numbers: npt.NDArray[np.int64]) -> list[str]:
         """Return the URIs of the tables and archives that some shards read from, sorted."""
@@ -160,9 +163,10 @@ class PlanFile:
     def _group(self, index: int, columns: Sequence[str]) -> pa.Table:
         with self._reading() as file:
             rows = file.read_row_group(index, columns=[name for name in columns if name in file.schema_arrow.names])
-        if "identity" in columns and "identity" not in rows.column_names:
-            rows = rows.append_column("identity", pa.nulls(rows.num_rows, pa.string()))
-        return rows
+        for name in _LATER_COLUMNS:
+            if name in columns and name not in rows.column_names:
+                rows = rows.append_column(name, pa.nulls(rows.num_rows, pa.string()))
+        return rows.select(list(columns))
 
     @contextmanager
     def _reading(self) -> Iterator[pq.ParquetFile]:
@@ -237,6 +241,14 @@ class Plan(Sequence[Shard]):
 
     def __iter__(self) -> Iterator[Shard]:
         return (self.file.shard(int(number)) for number in self._numbers)
+
+
+def _known_columns() -> list[list[str]]:
+    """Return the columns of plans of this version and of earlier ones."""
+    known = [PLAN_SCHEMA.names]
+    for later in _LATER_COLUMNS:
+        known.append([name for name in known[-1] if name != later])
+    return known
 
 
 def make_plan(listing: Listing, shard_size: int, input_columns: pa.Schema, binding: Binding | None = None) -> Plan:
@@ -318,7 +330,7 @@ def _written(footer: Mapping[bytes, bytes], groups: Iterable[pa.Table]) -> Plan:
         path = folder.path / PLAN_FILE
         schema = PLAN_SCHEMA.with_metadata(footer)
         with pq.ParquetWriter(
-            path, schema, compression="zstd", use_dictionary=["shard"], write_page_checksum=True
+            path, schema, compression="zstd", use_dictionary=["shard", "origin"], write_page_checksum=True
         ) as writer:
             for table in groups:
                 rows = table.replace_schema_metadata(schema.metadata)

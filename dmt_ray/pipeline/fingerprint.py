@@ -18,6 +18,8 @@ from dmt_ray.storage.files import masked
 #: Settings by option, as JSON gives them back.
 Settings = dict[str, object]
 
+#: Options that say what may be read or is kept, and not what is made of it.
+_MAY = ("allow_uri",)
 #: Sections of the options that decide how a run works, and not what it makes.
 HOW_SECTIONS = ("run", "compute")
 
@@ -45,7 +47,7 @@ def deciding_settings(
     for name, section in asdict(config).items():
         if name not in HOW_SECTIONS:
             flat.update(section)
-    for name in ("output", "weights", "displacements", "manifold", *learned):
+    for name in ("output", "weights", "displacements", "manifold", *_MAY, *learned):
         flat.pop(name, None)
     flat["weights sha256"] = weights_sha256
     for option, exemplars in learned.items():

@@ -44,7 +44,7 @@ class MaskReader:
             value = value.get("bytes")
         if isinstance(value, str) and value:
             folder = (item.record or "").rpartition("#")[0].rpartition("/")[0]
-            return self._reader.read_file(files.resolve(value, folder))
+            return self._reader.read_file(files.resolve(value, folder), named_by=item.record or "")
         if not isinstance(value, bytes) or not value:
             raise ImageError("no-mask", f"Column {settings.mask_column} holds no mask for this image.")
         return value

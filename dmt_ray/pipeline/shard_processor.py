@@ -79,7 +79,7 @@ class ShardProcessor:
         self.worker = worker
         self._job = job_of(config)
         self._provenance = Provenance(config.job, self._job.digital_source_type, fingerprint, __version__)
-        self._reader = InputReader(config.inputs.max_bytes, containers or {})
+        self._reader = InputReader(config.inputs.max_bytes, containers or {}, config.inputs.allow_uri)
         self._masks = MaskReader(self._job.masks(config), self._reader)
         self._threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="images")
 

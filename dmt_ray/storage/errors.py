@@ -58,3 +58,21 @@ class ChangedFileError(StorageError):
     def __reduce__(self) -> tuple[type[ChangedFileError], tuple[str, str, str | None]]:  # type: ignore[override]
         """Keep the fields when the error crosses a process boundary."""
         return type(self), (self.uri, self.known, self.found)
+
+
+class RefusedError(StorageError):
+    """A list or a table names a file that it may not name; see ``files.policy``.
+
+    Parameters:
+        uri: the place; credentials in it are masked.
+        reason: why, without a full stop.
+        allow: what ``--allow-uri`` would have to name.
+    """
+
+    def __init__(self, uri: str, reason: str, allow: str) -> None:
+        self.why, self.allow = reason, allow
+        super().__init__(uri, f"{reason}; --allow-uri {allow} allows it")
+
+    def __reduce__(self) -> tuple[type[RefusedError], tuple[str, str, str]]:  # type: ignore[override]
+        """Keep the fields when the error crosses a process boundary."""
+        return type(self), (self.uri, self.why, self.allow)

@@ -31,7 +31,7 @@ def listing(count: int, batch: int = 7) -> Listing:
 def test_every_image_is_in_one_shard_in_order(count, size, monkeypatch, tmp_path):
     monkeypatch.setattr(plan_file, "GROUP_ROWS", 10)
     plan = make_plan(listing(count), size, pa.schema([]))
-    items = [InputItem(f"{n}.jpg", f"/in/{n}.jpg") for n in range(count)]
+    items = [InputItem(f"{n}.jpg", f"/in/{n}.jpg", origin=FOUND) for n in range(count)]
     expected = [Shard(n // size, tuple(items[n : n + size])) for n in range(0, count, size)]
     assert list(plan) == expected
     assert (len(plan), plan.images, plan.numbers) == (len(expected), count, list(range(len(expected))))

@@ -4,7 +4,7 @@ A place without ``scheme://`` is a local path. Listings give full URIs (plain ab
 every other function here takes. Names that start with a dot are hidden: listings skip them.
 """
 
-from dmt_ray.storage.errors import ChangedFileError, StorageError, TooLargeError
+from dmt_ray.storage.errors import ChangedFileError, RefusedError, StorageError, TooLargeError
 from dmt_ray.storage.files.listing import (
     exists,
     identity,
@@ -14,6 +14,7 @@ from dmt_ray.storage.files.listing import (
     listing_root,
     modified_times,
 )
+from dmt_ray.storage.files.policy import ListPolicy
 from dmt_ray.storage.files.reading import fetch, open_file, read_bytes, read_range
 from dmt_ray.storage.files.uris import absolute, is_local, join, resolve
 from dmt_ray.storage.files.writing import (
@@ -31,6 +32,8 @@ from dmt_ray.storage.masking import fingerprint_uri, masked
 
 __all__ = [
     "ChangedFileError",
+    "ListPolicy",
+    "RefusedError",
     "StorageError",
     "TooLargeError",
     "absolute",

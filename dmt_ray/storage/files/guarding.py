@@ -43,6 +43,9 @@ def guard(uri: str, action: Callable[[], T]) -> T:
     except DmtError:
         raise
     except Exception as error:
+        for cause in retry.chain(error):
+            if isinstance(cause, DmtError):  # fsspec makes a missing file of whatever a web server's driver raises
+                raise cause from None
         raise StorageError(uri, reason_of(error)) from error
 
 

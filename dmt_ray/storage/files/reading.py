@@ -12,10 +12,13 @@ from dmt_ray.storage.disk_space import FULL_DISK
 from dmt_ray.storage.errors import StorageError
 from dmt_ray.storage.files import local, remote
 from dmt_ray.storage.files.guarding import check_identity, check_size, guard
+from dmt_ray.storage.files.policy import ListPolicy
 from dmt_ray.storage.files.uris import is_local, local_path
 
 
-def read_bytes(uri: str, *, max_bytes: int | None = None, identity: str | None = None) -> bytes:
+def read_bytes(
+    uri: str, *, max_bytes: int | None = None, identity: str | None = None, policy: ListPolicy | None = None
+) -> bytes:
     """Read a whole file.
 
     Parameters:
@@ -24,16 +27,20 @@ def read_bytes(uri: str, *, max_bytes: int | None = None, identity: str | None =
             bytes have come: no more are held, whatever a server says of the size.
         identity: what ``identity`` or a listing gave for the file; another file under its name is refused. None reads
             whatever is there. On a store, the limit and the identity cost one request together.
+        policy: of the list or table that names the file; None where the user does.
 
     Raises:
+        RefusedError: the policy does not allow it.
         TooLargeError: more than ``max_bytes``.
         ChangedFileError: the file is not the one of that identity.
         StorageError: missing, no regular file, or unreadable, also after the tries that ``retry`` allows.
         SettingsError: the URI's scheme is unknown or its driver is not installed.
     """
     if is_local(uri):
+        if policy is not None:
+            policy.check(uri)
         return guard(uri, lambda: _read_local(uri, max_bytes, identity))
-    fs, name, _ = remote.locate(uri)
+    fs, name, _ = remote.locate(uri, policy)
     if max_bytes is not None or identity is not None:
         known = guard(uri, lambda: fs.info(name))
         check_identity(uri, remote.identity_of(known), identity)

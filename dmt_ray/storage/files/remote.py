@@ -15,6 +15,7 @@ from dmt_ray.errors import SettingsError
 from dmt_ray.storage.errors import StorageError
 from dmt_ray.storage.files import retry
 from dmt_ray.storage.files.guarding import guard, reason_of
+from dmt_ray.storage.files.policy import WEB, ListPolicy
 from dmt_ray.storage.files.uris import MAGIC, SCHEME
 from dmt_ray.storage.masking import masked
 
@@ -26,6 +27,7 @@ _S3_CLIENT = {
     "connect_timeout": 10,
     "read_timeout": 60,
 }
+_IPV6_HOST = re.compile(r"//[^/]*\[[0-9A-Fa-f:.%]+\]")
 _PRECONDITION_FAILED = 412
 #: A web server's answer is read in parts of this size.
 _PART_BYTES = 2**20
@@ -57,18 +59,25 @@ def find_file_system(uri: str) -> tuple[Any, str]:
     return fs, path
 
 
-def locate(uri: str) -> tuple[Any, str, str]:
+def locate(uri: str, policy: ListPolicy | None = None) -> tuple[Any, str, str]:
     """Return fsspec's file system of a URI, the path in it, and the prefix that turns such a path into a URI again.
 
+    Parameters:
+        uri: the place.
+        policy: of the list or table that names it; None where the user does.
+
     Raises:
+        RefusedError: the policy does not allow it.
         SettingsError: the scheme is unknown, or its driver is not installed.
         StorageError: the driver cannot start.
     """
     scheme = cast(re.Match[str], SCHEME.match(uri))[1].lower()
-    if "::" in uri:
+    if "::" in _IPV6_HOST.sub("//host", uri):
         raise SettingsError(f"{masked(uri)} is a chained URI (::), which is not supported; unpack the archive first.")
+    if policy is not None:
+        policy.check(uri)
     try:
-        fs, path = find_file_system(uri)
+        fs, path = _guarded(uri, policy) if policy is not None and scheme in WEB else find_file_system(uri)
     except ImportError as error:
         extra = _EXTRAS.get(scheme)
         hint = f"pip install 'dmt-ray[{extra}]'" if extra else masked(str(error))
@@ -81,6 +90,12 @@ def locate(uri: str) -> tuple[Any, str, str]:
     path = path.rstrip("/") or path
     prefix = trimmed[: -len(path)] if path and trimmed.endswith(path) else f"{scheme}://"
     return fs, path, prefix
+
+
+def _guarded(uri: str, policy: ListPolicy) -> tuple[Any, str]:
+    from dmt_ray.storage.files.guarded_http import guarded_http  # aiohttp, which only this needs
+
+    return guarded_http(policy.allowed), uri
 
 
 def find(uri: str) -> tuple[str | None, dict[str, str | None]]:

@@ -22,7 +22,7 @@ from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, masked
 from dmt_ray.storage.images import image_suffixes
 from dmt_ray.storage.inputs.formats import Fields, InputFormat, Place
-from dmt_ray.storage.inputs.listing import InputItem, Listing, listing_batch, one_line, relative
+from dmt_ray.storage.inputs.listing import INSIDE, InputItem, Listing, listing_batch, one_line, relative
 from dmt_ray.storage.inputs.passed_over import PassedOver, in_two, suffix_of
 from dmt_ray.storage.threads import reading_threads
 
@@ -104,7 +104,7 @@ def list_archives(place: Place) -> Listing:
                     texts |= set(TEXT_MEMBERS) & set(sample.members)
                 left = None if left is None else left - len(rows)
                 if rows:
-                    batches.append(listing_batch(*(list(column) for column in zip(*rows, strict=True))))
+                    batches.append(listing_batch(*map(list, zip(*rows, strict=True)), origins=INSIDE))
                     used.append(file)
     passed_over = _passed_over(others, without_image, links)
     if not batches:

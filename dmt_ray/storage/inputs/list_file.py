@@ -16,7 +16,15 @@ from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, masked
 from dmt_ray.storage.files.uris import escaped
 from dmt_ray.storage.inputs.formats import InputFormat, Place
-from dmt_ray.storage.inputs.listing import BATCH_ROWS, Listing, folder_of, identities_of, listing_batch, relative
+from dmt_ray.storage.inputs.listing import (
+    BATCH_ROWS,
+    Listing,
+    folder_of,
+    identities_of,
+    listing_batch,
+    naming,
+    relative,
+)
 
 #: File name suffixes (lower case) of list files.
 LIST_SUFFIXES = frozenset({".txt", ".lst"})
@@ -46,14 +54,16 @@ def list_named(place: Place) -> Listing:
 def _batches(found: list[str], root: str, limit: int | None, by_path: bool) -> Iterator[pa.RecordBatch]:
     ids: list[str] = []
     uris: list[str] = []
+    last = found[0]
     for file, number, entry in _entries(found, limit):
+        if ids and (file != last or len(ids) == BATCH_ROWS):
+            yield listing_batch(ids, uris, identities=identities_of(uris, last), origins=naming(last))
+            ids, uris = [], []
+        last = file
         ids.append(_path_id(entry, folder_of(file)) if by_path else f"{relative(file, root)}#{number}")
         uris.append(entry)
-        if len(ids) == BATCH_ROWS:
-            yield listing_batch(ids, uris, identities=identities_of(uris))
-            ids, uris = [], []
     if ids:
-        yield listing_batch(ids, uris, identities=identities_of(uris))
+        yield listing_batch(ids, uris, identities=identities_of(uris, last), origins=naming(last))
 
 
 def _entries(found: list[str], limit: int | None) -> Iterator[tuple[str, int, str]]:

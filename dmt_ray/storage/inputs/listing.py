@@ -16,8 +16,18 @@ from dmt_ray.storage.inputs.passed_over import PassedOver
 
 #: One row per image; see ``InputItem``.
 LISTING_SCHEMA = pa.schema(
-    [("id", pa.string()), ("uri", pa.string()), ("record", pa.string()), ("identity", pa.string())]
+    [
+        *(("id", pa.string()), ("uri", pa.string()), ("record", pa.string()), ("identity", pa.string())),
+        ("origin", pa.string()),
+    ]
 )
+
+#: Where a URI comes from: the listing found the file in the place that the user named,
+FOUND = "found"
+#: or made the URI, of a place inside of a table or an archive that it found;
+INSIDE = "inside"
+#: or a list or table names it that lies on this machine, or in a store or on a server. See ``files.ListPolicy``.
+NAMED_HERE, NAMED_AFAR = "named here", "named afar"
 
 #: Rows of a batch: a few megabytes.
 BATCH_ROWS = 65_536
@@ -37,6 +47,9 @@ class InputItem:
     """The row or sample that the image belongs to, where it belongs to one."""
     identity: str | None = None
     """Of the file at ``uri`` (see ``files.identity``); None inside of one, or where nothing tells."""
+    origin: str | None = None
+    """``FOUND``, ``INSIDE``, ``NAMED_HERE`` or ``NAMED_AFAR``; None in a plan of an earlier version. Only where it is
+    ``INSIDE`` does ``#row=`` or ``#offset=`` mean anything in ``uri``."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +88,9 @@ def listing_batch(
     uris: pa.Array | Sequence[str],
     records: pa.Array | Sequence[str] | None = None,
     identities: pa.Array | Sequence[str | None] | None = None,
+    origins: pa.Array | str = FOUND,
 ) -> pa.RecordBatch:
-    """Make a batch of ``LISTING_SCHEMA``.
+    """Make a batch of ``LISTING_SCHEMA``; ``origins`` is one for all rows, or one for each.
 
     Raises:
         SettingsError: a name is not UTF-8, so that no table can hold it.
@@ -89,15 +103,28 @@ def listing_batch(
         except UnicodeEncodeError as error:
             name = str(error.object).encode("utf-8", "backslashreplace").decode()
             raise SettingsError(f"The name {masked(name)} is not UTF-8; rename it.") from error
+    columns.append(pa.repeat(pa.scalar(origins), len(ids)) if isinstance(origins, str) else origins)
     return pa.RecordBatch.from_arrays(columns, schema=LISTING_SCHEMA)
 
 
-def identities_of(uris: pa.Array | Sequence[str]) -> list[str | None]:
+def naming(file: str) -> str:
+    """Return the origin of what a list or table names."""
+    return NAMED_HERE if files.is_local(file) else NAMED_AFAR
+
+
+def identities_of(uris: pa.Array | Sequence[str], file: str) -> list[str | None]:
     """Return the identities of files that a list or a table names: of local ones, None for those in stores.
 
-    One question to a store for each of a million photos would take hours.
+    One question to a store for each of a million photos would take hours. A list or table that does not lie on this
+    machine itself has no say over what is looked at here.
+
+    Parameters:
+        uris: the files.
+        file: the list or table that names them.
     """
     names = pa.array(uris, pa.string())
+    if not files.is_local(file):
+        return [None] * len(names)
     if pc.all(pc.match_substring_regex(names, _REMOTE), min_count=0).as_py():
         return [None] * len(names)
     return [files.identity(uri) if uri is not None and files.is_local(uri) else None for uri in names.to_pylist()]

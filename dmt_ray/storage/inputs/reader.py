@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from dmt_ray.errors import ImageError
 from dmt_ray.storage import files
-from dmt_ray.storage.files import ChangedFileError, StorageError, TooLargeError, masked
+from dmt_ray.storage.files import ChangedFileError, ListPolicy, RefusedError, StorageError, TooLargeError, masked
 from dmt_ray.storage.inputs.formats import ContainerReader, Fields, container_of
-from dmt_ray.storage.inputs.listing import InputItem
+from dmt_ray.storage.inputs.listing import INSIDE, NAMED_AFAR, NAMED_HERE, InputItem
 from dmt_ray.storage.inputs.registry import format_of
 
 #: How long an identity that a store gave is taken to hold. A local file's is looked at before each read.
@@ -34,10 +34,17 @@ class InputReader:
     Parameters:
         max_bytes: a larger image is refused, before it is read where its size is known. None: any size.
         containers: identities of the tables and archives as they were planned, by URI; others are not checked.
+        allowed: what lists and tables may name beyond what ``files.ListPolicy`` lets them (``--allow-uri``).
     """
 
-    def __init__(self, max_bytes: int | None = None, containers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        max_bytes: int | None = None,
+        containers: Mapping[str, str] | None = None,
+        allowed: Sequence[str] = (),
+    ) -> None:
         self.max_bytes = max_bytes
+        self._allowed = tuple(allowed)
         self._containers = containers or {}
         self._trusted_until: dict[str, float] = {}
         self._readers: dict[str, ContainerReader] = {}
@@ -51,24 +58,29 @@ class InputReader:
             accept_changed: a photo of its own file is taken as it is now.
 
         Raises:
-            ImageError: kind ``empty`` when a table's cell is null, ``too-large`` for more than ``max_bytes``, and
-                ``changed`` when the photo, its table or its archive is not what was planned.
+            ImageError: kind ``empty`` when a table's cell is null, ``too-large`` for more than ``max_bytes``,
+                ``changed`` when the photo, its table or its archive is not what was planned, and ``refused`` when a
+                list or table names what it may not name.
             StorageError: the file, row or column cannot be read.
             SettingsError: the URI's scheme is unknown or its driver is not installed.
         """
-        uri = item.uri
-        # Only a file of its own has an identity, and its name may look like a place inside of another.
-        with self._reading(uri if item.identity is None else None) as reader:
+        uri, policy = item.uri, self._policy_of(item)
+        with self._reading(uri if _is_inside(item) else None) as reader:
             if reader is not None:
                 found = reader.read(item, self._check_size)
                 if isinstance(found, bytes):
                     return found
-                uri = found
-        return self._read_file(uri, None if accept_changed else item.identity)
+                uri, policy = found, self._policy(container_of(item.uri))
+        return self._read_file(uri, None if accept_changed else item.identity, policy)
 
-    def read_file(self, uri: str) -> bytes:
-        """Return the bytes of a plain file; raises as ``read_item``."""
-        return self._read_file(uri, None)
+    def read_file(self, uri: str, named_by: str | None = None) -> bytes:
+        """Return the bytes of a plain file; raises as ``read_item``.
+
+        Parameters:
+            uri: the file.
+            named_by: the record (see ``InputItem``) that names the file; None where the user does.
+        """
+        return self._read_file(uri, None, None if named_by is None else self._policy(named_by))
 
     def read_record(self, item: InputItem, columns: Sequence[str]) -> dict[str, Any]:
         """Return the values of some columns of an item's record, by name.
@@ -135,9 +147,20 @@ class InputReader:
         if not files.is_local(file):
             self._trusted_until[file] = now + _TRUSTED_SECONDS
 
-    def _read_file(self, uri: str, identity: str | None) -> bytes:
+    def _policy(self, container: str | None) -> ListPolicy:
+        return ListPolicy(container is None or not files.is_local(container), self._allowed)
+
+    def _policy_of(self, item: InputItem) -> ListPolicy | None:
+        """Return what holds for a file that a list or table names; None for one in the place that the user named."""
+        if item.origin in (NAMED_HERE, NAMED_AFAR):
+            return ListPolicy(item.origin == NAMED_AFAR, self._allowed)
+        return None
+
+    def _read_file(self, uri: str, identity: str | None, policy: ListPolicy | None) -> bytes:
         try:
-            return files.read_bytes(uri, max_bytes=self.max_bytes, identity=identity)
+            return files.read_bytes(uri, max_bytes=self.max_bytes, identity=identity, policy=policy)
+        except RefusedError as error:
+            raise ImageError("refused", str(error)) from error
         except TooLargeError as error:
             self._check_size(error.size)
             raise
@@ -152,6 +175,15 @@ class InputReader:
                 "too-large",
                 f"The file has {size} bytes; the limit is {self.max_bytes} (raise it with --max-bytes).",
             )
+
+
+def _is_inside(item: InputItem) -> bool:
+    """Tell whether an item's URI is a place inside of a table or an archive, as its listing made it."""
+    if item.origin is not None:
+        return item.origin == INSIDE
+    # A plan of an earlier version: only a place in the item's own table or archive counts.
+    own = container_of(item.record)
+    return item.identity is None and own is not None and item.uri.startswith(f"{own}#")
 
 
 def _no_record(item: InputItem, columns: Sequence[str]) -> StorageError:

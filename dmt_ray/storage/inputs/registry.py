@@ -8,14 +8,14 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, masked
 from dmt_ray.storage.inputs.archives import ARCHIVES
-from dmt_ray.storage.inputs.formats import InputFormat, OptionNames, Place
+from dmt_ray.storage.inputs.formats import InputFormat, OptionNames, Place, container_of
 from dmt_ray.storage.inputs.image_files import IMAGES
 from dmt_ray.storage.inputs.list_file import LISTS
 from dmt_ray.storage.inputs.listing import InputItem, Listing, suffix
@@ -105,6 +105,7 @@ def open_listing(
             f"No image found in {masked(uri)}: its {len(found)} files belong to the output of a run, whose pictures "
             "are in its folder shards/; name that."
         )
+    _refuse_marked(inputs)
     by_format = _sort_by_format(uri, inputs, kind)
     place = Place(uri, {}, root, image_column, uri_column, limit, options=options or OptionNames())
     if not by_format:
@@ -221,6 +222,17 @@ def _passed_over(left: Collection[str], outputs: Collection[str], others: Mappin
 def _format_of(file: str, formats: Sequence[InputFormat]) -> InputFormat | None:
     ending = suffix(file)
     return next((each for each in formats if ending in each.suffixes), None)
+
+
+def _refuse_marked(found: Iterable[str]) -> None:
+    """Raise SettingsError for a table or archive whose own name looks like a place inside of another."""
+    for file in found:
+        kind = format_of(file)
+        if kind is not None and kind.reader is not None and container_of(file) is not None:
+            raise SettingsError(
+                f"The name {masked(file)} holds a mark such as '#row=', which names a place inside of a table or an "
+                "archive; rename it."
+            )
 
 
 def _why_nothing(uri: str) -> str:

@@ -25,10 +25,12 @@ from dmt_ray.storage.inputs.columns import (
 from dmt_ray.storage.inputs.formats import Place
 from dmt_ray.storage.inputs.listing import (
     BATCH_ROWS,
+    INSIDE,
     Listing,
     folder_of,
     identities_of,
     listing_batch,
+    naming,
     numbered,
     relative,
 )
@@ -181,9 +183,10 @@ def _batches(rows: list[_Rows], root: str, ids: pa.ChunkedArray | None) -> Itera
             by_null = "&by=uri" if listed.is_uri else ""
             cells = numbered(f"{file}#row=", numbers, f"{by_id or by_null}&column={listed.column}")
             own = numbered(f"{path}#", numbers) if ids is None else ids.slice(done, count).combine_chunks()
-            identities = identities_of(references) if listed.is_uri else None
+            identities = identities_of(references, file) if listed.is_uri else None
             records = numbered(f"{file}#row=", numbers, by)
-            yield listing_batch(own, pc.coalesce(references, cells), records, identities)
+            origins = pc.if_else(pc.is_valid(references), naming(file), INSIDE)
+            yield listing_batch(own, pc.coalesce(references, cells), records, identities, origins)
             start += count
             done += count
 

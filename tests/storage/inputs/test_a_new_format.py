@@ -8,7 +8,7 @@ import pytest
 from dmt_ray.errors import ImageError
 from dmt_ray.storage import files
 from dmt_ray.storage.inputs.formats import Fields, InputFormat
-from dmt_ray.storage.inputs.listing import Listing, listing_batch, relative
+from dmt_ray.storage.inputs.listing import INSIDE, Listing, listing_batch, relative
 from dmt_ray.storage.inputs.reader import InputReader
 from dmt_ray.storage.inputs.registry import FORMATS, list_inputs, open_listing
 
@@ -22,7 +22,9 @@ def list_palettes(place):
         for file in place.files:
             names = list(lines(file))
             uris = [f"{file}#member={name}" for name in names]
-            yield listing_batch([f"{relative(file, place.root)}#{name}" for name in names], uris, uris)
+            yield listing_batch(
+                [f"{relative(file, place.root)}#{name}" for name in names], uris, uris, origins=INSIDE
+            )
 
     return Listing(batches, pa.schema([("colour", pa.string())]), containers=place.containers(list(place.files)))
 

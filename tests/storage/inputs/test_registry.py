@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,7 +198,7 @@ def test_unreadable_cells_say_why(tmp_path):
         (item.uri.replace("1.parquet", "2.parquet"), "does not exist"),
     ):
         with pytest.raises(StorageError, match=message):
-            reader.read_item(InputItem(item.id, wrong))
+            reader.read_item(replace(item, uri=wrong))
     assert contents([item]) == [2]
     data = bytearray((tmp_path / "1.parquet").read_bytes())
     data[4:-200] = bytes(len(data) - 204)
