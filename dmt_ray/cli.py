@@ -16,6 +16,7 @@ from dmt_ray.jobs.fit import FitConfig
 from dmt_ray.jobs.job import JobConfig
 from dmt_ray.jobs.reconstruct import ReconstructConfig
 from dmt_ray.jobs.registry import JOBS
+from dmt_ray.logs import printable, set_up_logging
 from dmt_ray.method.networks.backbone import BackboneName
 from dmt_ray.method.settings import ModelConfig
 from dmt_ray.options import expand_config, join_repeated, option_types, split_lists
@@ -185,15 +186,19 @@ def parse_options(name: str, argv: Sequence[str], prog: str | None = None) -> An
 
 def _reporting(command: Callable[[], int]) -> int:
     """Turn errors that are meant for the user into a sentence on stderr and an exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    set_up_logging(logging.INFO, "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
     try:
         return command()
     except DmtError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return EXIT_SETTINGS
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _print(line: str) -> None:
+    print(printable(line))
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -227,7 +232,7 @@ def _run_config(name: str, argv: list[str], prog: str | None) -> int:
     if isinstance(config, FitConfig):
         from dmt_ray.jobs.fit import fit
 
-        fit(config, emit=print)
+        fit(config, emit=_print)
         return 0
     return _run_job(config)
 
@@ -235,12 +240,12 @@ def _run_config(name: str, argv: list[str], prog: str | None) -> int:
 def _run_job(config: JobConfig) -> int:
     from dmt_ray.pipeline.run import run_job
 
-    code = run_job(config, emit=print)
+    code = run_job(config, emit=_print)
     if config.run.report and not config.run.dry_run and code != EXIT_INCOMPLETE:
         try:
             _report(ReportCommand(config.output.output))
         except DmtError as error:  # the rows are there all the same
-            print(f"error: {error} `dmt-ray report` tries again.", file=sys.stderr)
+            print(printable(f"error: {error} `dmt-ray report` tries again."), file=sys.stderr)
     return code
 
 
@@ -258,9 +263,9 @@ def _weights(command: WeightsCommand) -> int:
     if command.lpips:
         fetched += [load_lpips("vgg16"), load_lpips("alexnet")]
     for weights in fetched:
-        print(f"{weights.backbone}: sha256 {weights.sha256}, from {weights.origin}")
+        _print(f"{weights.backbone}: sha256 {weights.sha256}, from {weights.origin}")
     for entry in cached_weights():
-        print(f"cached: {entry.backbone} {entry.sha256[:12]} {entry.path} ({entry.size / 1e6:.0f} MB)")
+        _print(f"cached: {entry.backbone} {entry.sha256[:12]} {entry.path} ({entry.size / 1e6:.0f} MB)")
     return 0
 
 
@@ -275,14 +280,14 @@ def _verify(command: VerifyCommand) -> int:
             raise SettingsError(f"{command.output} is a compaction: it is put right by compacting again.")
         compaction = verify_compaction(command.output, deep=command.deep)
         for line in compaction.sentences():
-            print(line)
+            _print(line)
         return 0 if compaction.complete else EXIT_INCOMPLETE
     report = verify_output(command.output, deep=command.deep)
     for line in report.sentences():
-        print(line)
+        _print(line)
     if command.discard:
         moved = discard_unsound(command.output, report)
-        print(
+        _print(
             f"{len(moved)} files were moved aside into {masked(join(command.output, DISCARDED_FOLDER))}; "
             "run the job again to make what is missing."
         )
@@ -294,8 +299,8 @@ def _compact(command: CompactCommand) -> int:
 
     report = compact(command.output, command.dest, command.file_size * 10**6)
     for line in report.sentences():
-        print(line)
-    print(f"{report.written} files were written; every checksum was compared and every image decoded.")
+        _print(line)
+    _print(f"{report.written} files were written; every checksum was compared and every image decoded.")
     return 0 if report.complete else EXIT_INCOMPLETE
 
 
@@ -304,7 +309,7 @@ def _export(command: ExportCommand) -> int:
 
     report = export(command.output, command.dest, command.options)
     for line in report.sentences():
-        print(line)
+        _print(line)
     return 0
 
 
@@ -312,7 +317,7 @@ def _report(command: ReportCommand) -> int:
     from dmt_ray.report.page import write_report
 
     for line in write_report(command.output, command.options).sentences():
-        print(line)
+        _print(line)
     return 0
 
 
@@ -323,7 +328,7 @@ def _plan(command: PlanCommand) -> int:
 
     pools = plan_pools([{"GPU": command.gpus}], ComputeConfig())
     gpus = (pools.traversal.actors if pools.traversal.num_gpus == 1 else 0, pools.reconstruction.actors)
-    print("\n".join(plan_sentences(command, estimate(command, *gpus), *gpus)))
+    _print("\n".join(plan_sentences(command, estimate(command, *gpus), *gpus)))
     return 0
 
 

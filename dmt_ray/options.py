@@ -11,10 +11,12 @@ from typing import Any
 import yaml
 
 from dmt_ray.errors import SettingsError
-from dmt_ray.storage.files import read_bytes
+from dmt_ray.storage.files import TooLargeError, masked, read_bytes
 
 #: Options that may be given several times, each time with more values.
 REPEATABLE = frozenset({"allow_uri"})
+
+_MOST_YAML_BYTES = 64 * 2**10
 
 
 def expand_config(argv: list[str], options: Mapping[str, Any]) -> list[str]:
@@ -88,13 +90,44 @@ def option_types(config: type) -> dict[str, Any]:
     return types
 
 
-def _options_of(path: str, known: Mapping[str, Any]) -> list[str]:
+class _PlainLoader(yaml.SafeLoader):
+    """Reads YAML without aliases: a few lines of them can stand for more values than any memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node, unless it is an alias."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.get_event()
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*) are not read; write the value", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+
+def _read_yaml(path: str) -> Any:
+    """Return what a YAML file holds.
+
+    Raises:
+        SettingsError: it is too large, or no plain YAML; quotes nothing of it.
+    """
+    shown = masked(path)
     try:
-        mapping = yaml.safe_load(read_bytes(path))
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path} is not a text file.") from error
+        return yaml.load(read_bytes(path, max_bytes=_MOST_YAML_BYTES), _PlainLoader)
+    except TooLargeError as error:
+        raise SettingsError(f"{error} A file of options has a few lines.") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
+        raise SettingsError(f"{shown} is not YAML: {error.problem or error.context}{where}.") from error
+    except (yaml.reader.ReaderError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{shown} is not a text file.") from error
+    except RecursionError as error:
+        raise SettingsError(f"{shown} is not YAML that can be read: it is nested too deeply.") from error
+    except (yaml.YAMLError, ValueError, OverflowError, AttributeError) as error:  # such as a date with a month 13
+        raise SettingsError(f"{shown} is not YAML that can be read: a value is not what it looks like.") from error
+
+
+def _options_of(path: str, known: Mapping[str, Any]) -> list[str]:
+    mapping = _read_yaml(path)
     if mapping is None:
         return []
     if not isinstance(mapping, dict):

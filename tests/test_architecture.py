@@ -21,6 +21,7 @@ FLOORS = {
     "dmt_ray.config": 0,
     "dmt_ray.method": 1,
     "dmt_ray.storage": 2,
+    "dmt_ray.logs": 3,
     "dmt_ray.output": 3,
     "dmt_ray.jobs": 4,
     "dmt_ray.report": 4,

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,12 @@ def test_yaml_takes_every_kind_of_value_and_the_command_line_wins(tmp_path):
         ("size: {a: 1}", "not a mapping"),
         ("- size", "must be a mapping"),
         ("size: [", "is not YAML"),
+        ("size: &a [x, x]\ntaps: *a", "aliases (*) are not read; write the value (line 2, column 7)"),
+        ("[" * 30_000, "nested too deeply"),
+        ("size: 2001-13-99", "a value is not what it looks like"),
+        ("size: " + "9" * 5_000, "a value is not what it looks like"),
+        ("size: \x07", "is not a text file"),
+        ("size: 9" + " " * 70_000, "the limit is 65536"),
         ("dry_run: perhaps", "must be true or false"),
         ("size: 100", "--size is 100; it must be a multiple of 16"),
     ],
@@ -73,6 +80,46 @@ def test_a_bad_yaml_file_names_itself_and_the_key(tmp_path, text, reason):
         parsed("--config", str(file))
     assert reason in str(caught.value)
     assert "--size" in reason or str(file) in str(caught.value)
+
+
+def test_aliases_that_stand_for_a_billion_values_end_in_a_sentence(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    (tmp_path / "bomb.yaml").write_text("\n".join([*lines, "size: *a9"]))
+    began = time.monotonic()
+    with pytest.raises(SettingsError, match="aliases"):
+        parsed("--config", str(tmp_path / "bomb.yaml"))
+    assert time.monotonic() - began < 1
+
+
+def test_a_yaml_error_quotes_nothing_of_the_file(tmp_path):
+    (tmp_path / "secret.yaml").write_text('password: "hunter2\nuser: root\n')
+    with pytest.raises(SettingsError) as caught:
+        parsed("--config", str(tmp_path / "secret.yaml"))
+    assert "hunter2" not in str(caught.value)
+    assert "line 3" in str(caught.value)
+
+
+def test_an_option_may_be_given_several_times(tmp_path):
+    for words in (
+        ["--allow-uri", "http://a/", "--size", "32", "--allow-uri", "/b,/c", "/d"],
+        ["--allow-uri=http://a/", "--allow_uri=/b", "--size=32", "--allow-uri", "/c", "/d"],
+    ):
+        config = parsed(*words)
+        assert config.inputs.allow_uri == ("http://a/", "/b", "/c", "/d")
+        assert config.model.size == 32
+    (tmp_path / "run.yaml").write_text("allow_uri: [/e, /f]\n")
+    assert parsed("--config", str(tmp_path / "run.yaml")).inputs.allow_uri == ("/e", "/f")
+    assert parsed("--config", str(tmp_path / "run.yaml"), "--allow-uri", "/g").inputs.allow_uri == ("/g",)
+
+
+def test_an_error_with_a_forged_line_is_one_line(capsys, tmp_path):
+    name = str(tmp_path / "a\n12:00:00 INFO 999 ok\x1b[2K\rb")
+    assert cli.job_main("colorize", ["--input", name, "--reference", name, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert "\x1b" not in error
+    assert r"a\n12:00:00 INFO 999 ok\x1b[2K\rb" in error
 
 
 def test_a_missing_yaml_file(tmp_path, capsys):

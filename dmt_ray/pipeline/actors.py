@@ -17,6 +17,7 @@ import torch
 from dmt_ray.jobs.exemplars import ExemplarSets, LearnReport, learn_exemplars
 from dmt_ray.jobs.job import Arrays, JobConfig
 from dmt_ray.jobs.judging import JudgeModel
+from dmt_ray.logs import set_up_logging
 from dmt_ray.output.commit import commit_shard
 from dmt_ray.output.displacements import SavedDisplacement, saved_displacements
 from dmt_ray.output.expected import Expected
@@ -264,7 +265,7 @@ def leaving_a_lost_device() -> Iterator[None]:
 
 def configure_worker(threads: int) -> None:
     """Set up logging and the number of torch threads of a worker process."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    set_up_logging(logging.WARNING, "%(levelname)s %(name)s: %(message)s")
     torch.set_num_threads(threads)
 
 

@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dmt_ray.errors import SettingsError
+from dmt_ray.errors import ImageError, SettingsError
 from dmt_ray.output import plan as plan_file
 from dmt_ray.output.plan import PLAN_FILE, Shard, load_plan, make_plan, plan_bytes
 from dmt_ray.storage import files, scratch
-from dmt_ray.storage.files import join
-from dmt_ray.storage.inputs.listing import Listing, listing_batch
+from dmt_ray.storage.files import StorageError, join
+from dmt_ray.storage.inputs.listing import FOUND, INSIDE, Listing, listing_batch
+from dmt_ray.storage.inputs.reader import InputReader
 from dmt_ray.storage.inputs.registry import InputItem
 
 
@@ -54,6 +55,29 @@ def test_some_of_the_shards():
     assert not plan.without(plan.numbers)
     with pytest.raises(KeyError):
         plan.file.shard(4)
+
+
+def test_a_plan_of_an_earlier_version_says_nothing_of_origins(tmp_path):
+    (tmp_path / "t.csv").write_text("uri,password\n,hunter2\n")
+    (tmp_path / "u.csv").write_text('uri\n""\n')
+
+    def batches():
+        cell = f"{tmp_path}/u.csv#row=0&by=uri&column=uri"
+        named = f"{tmp_path}/t.csv#row=0&column=password"
+        yield listing_batch(
+            ["a", "b"], [cell, named], [f"{tmp_path}/u.csv#row=0&by=uri&column=uri", None], None, INSIDE
+        )
+
+    plan = make_plan(Listing(batches, pa.schema([])), 2, pa.schema([]))
+    rows = pq.read_table(plan.file.uri)
+    pq.write_table(rows.drop_columns(["origin"]), tmp_path / PLAN_FILE)
+    own, named = load_plan(str(tmp_path))[0].items
+    assert (own.origin, named.origin) == (None, None)
+    with InputReader() as reader:
+        with pytest.raises(ImageError, match="is null or empty"):
+            reader.read_item(own)
+        with pytest.raises(StorageError, match="does not exist"):  # it is no cell of the image's own table
+            reader.read_item(named)
 
 
 @pytest.mark.parametrize("place", ["local", "s3"])
