@@ -29,8 +29,21 @@ def run_program(entry: str, *arguments: str) -> NoReturn:
         arguments: of the function.
     """
     handle_signals()
+    forget_current_folder()
     module, _, function = entry.partition(":")
     exit_process(getattr(importlib.import_module(module), function)(*arguments))
+
+
+def forget_current_folder() -> None:
+    """Import nothing from the current folder, which ``python -m`` searches first: it may be a folder of photos.
+
+    Unless this program itself lies there.
+    """
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+    with contextlib.suppress(OSError):  # a folder that is gone
+        here = os.getcwd()  # noqa: PTH109
+        if sys.path and sys.path[0] in ("", here) and here != own:
+            del sys.path[0]
 
 
 def handle_signals() -> None:

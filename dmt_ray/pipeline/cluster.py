@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import signal
+import site
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from types import TracebackType
 import ray
 import ray.util.client
 
+import dmt_ray
 from dmt_ray.errors import SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.disk_space import has_room, is_out_of_space
@@ -157,8 +159,39 @@ def _start_local() -> None:
 
 def _init_ray(address: str | None) -> None:
     """Call ``ray.init`` without resource arguments: a cluster has its own, and a local Ray counts the machine's."""
-    with _keeping_signals():
+    with _keeping_signals(), _in_a_safe_folder():
         ray.init(address, logging_level=logging.WARNING, log_to_driver=True)
+
+
+@contextmanager
+def _in_a_safe_folder() -> Iterator[None]:
+    """Start Ray elsewhere than in the current folder: Ray lets all workers import from where it was started.
+
+    Not under ``uv run``, where Ray takes the current folder for the project that the workers need.
+    """
+    try:
+        before = os.getcwd()  # noqa: PTH109
+    except OSError:  # it is gone, and no import finds anything there
+        before = None
+    if before is None or _runs_under_uv():
+        yield
+        return
+    os.chdir(_safe_folder())
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _safe_folder() -> str:
+    """Return a folder whose modules may be imported: this program's own, unless that is where all packages lie."""
+    own = os.path.dirname(os.path.dirname(os.path.abspath(dmt_ray.__file__)))  # noqa: PTH100, PTH120
+    packages = {os.path.realpath(path) for path in (*site.getsitepackages(), site.getusersitepackages())}
+    return os.path.abspath(os.sep) if os.path.realpath(own) in packages else own  # noqa: PTH100
+
+
+def _runs_under_uv() -> bool:
+    return "UV" in os.environ and os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "1") not in ("0", "false")
 
 
 def _in_one_line(error: Exception) -> str:

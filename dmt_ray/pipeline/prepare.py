@@ -422,7 +422,8 @@ def _refuse_passwords(config: JobConfig) -> None:
 
 def _with_absolute_places(config: JobConfig) -> JobConfig:
     """Make local places absolute: a worker's folder is not the driver's, and a resume may come from another one."""
-    return config.with_options({option: files.absolute(place) for option, place in config.named_places().items()})
+    places: dict[str, object] = {option: files.absolute(place) for option, place in config.named_places().items()}
+    return config.with_options(places | {"allow_uri": tuple(map(files.absolute, config.inputs.allow_uri))})
 
 
 def _check_same_columns(place: str, before: pa.Schema, now: pa.Schema) -> None:

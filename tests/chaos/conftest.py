@@ -51,6 +51,7 @@ def options(dataset: Path, photos: Path) -> dict[str, Any]:
     return {
         **{"input": str(dataset), "reference": str(photos / "references"), "size": 64, "weights": "random:0"},
         **{"iterations": 8, "neighbors": 8, "shard_size": 2, "batch_size": 2, "max_error_rate": 0.5},
+        **{"allow_uri": "crash://"},
         **{"threads_per_actor": 1, "traversal_actors": 1, "reconstruction_actors": 1},
     }
 

@@ -44,7 +44,8 @@ def test_poison_costs_its_own_row_which_says_how_the_process_died(configure, pho
     uris = [good[0], "crash://segv.jpg", good[1], "crash://boom.jpg", good[2], "crash://hang.jpg"]
     table = tmp_path / "table.parquet"
     pq.write_table(pa.table({"id": list("abcdef"), "uri": uris, "note": list("123456")}), table)
-    config = configure(input=str(table), shard_size=6, max_error_rate=0.5, shard_timeout=20.0, threads_per_actor=1)
+    options = {"shard_size": 6, "max_error_rate": 0.5, "shard_timeout": 20.0, "allow_uri": ("crash://",)}
+    config = configure(input=str(table), threads_per_actor=1, **options)
     left_before = crash_files()
     assert run_job(config) == 0
     assert crash_files() <= left_before

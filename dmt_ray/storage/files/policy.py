@@ -130,6 +130,8 @@ def _lies_under(uri: str, place: str) -> bool:
         if not (is_local(uri) and is_local(place)):
             return False
         return _inside(str(local_path(uri)), str(local_path(place)))
+    if place.endswith("://"):  # a scheme as a whole
+        return uri.lower().startswith(place.lower())
     try:
         target, allowed = urlsplit(uri), urlsplit(place)
         same = _server(target) == _server(allowed)

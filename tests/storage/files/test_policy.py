@@ -59,6 +59,7 @@ def test_addresses_that_are_public(address):
             ["/data/photos/a.jpg", "file:///data/photos/b/c.jpg"],
             ["/data/photos/../x", "/data/photos2"],
         ),
+        ("http://", ["HTTP://10.0.0.5/a", "http://x"], ["https://10.0.0.5/a", "/http://"]),
         ("ftp://host/pub", ["ftp://host/pub/a.jpg"], ["ftp://host/other", "ftp://host2/pub/a.jpg"]),
     ],
 )
