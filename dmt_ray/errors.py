@@ -1,8 +1,15 @@
-"""The errors that dmt_ray raises on purpose; everything else is a defect."""
+"""The errors that dmt_ray raises on purpose; everything else is a defect. Their messages hold no secrets."""
+
+from __future__ import annotations
+
+from dmt_ray.masking import masked
 
 
 class DmtError(Exception):
-    """Base of every error that is meant for the user's eyes."""
+    """Base of every error that is meant for the user's eyes; secrets in its message are masked."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(masked(each) if isinstance(each, str) else each for each in arguments))
 
 
 class SettingsError(DmtError):
@@ -18,6 +25,7 @@ ERROR_TYPES = {
     "unsupported": "an image, perhaps a sound one, of a kind that is not read; the message says what reads it",
     "unreadable": "an image format, but damaged",
     "storage": "the file could not be read; the reason is in error",
+    "refused": "a list or table names what it may not name (docs/security.md); --allow-uri allows it",
     "changed": "the photo, or the table or archive that it lies in, is not the one that was planned",
     "no-exemplars": "no exemplar is left for the image, once itself and its group are left out",
     "no-attributes": "an attribute column of the image is missing or no number",
@@ -64,6 +72,6 @@ class ImageError(DmtError):
         super().__init__(message)
         self.kind = kind
 
-    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
         """Keep ``kind`` when the error crosses a process boundary."""
         return type(self), (self.kind, str(self))

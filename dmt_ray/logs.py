@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
-from dmt_ray.storage.masking import masked
+from dmt_ray.masking import masked
 
 #: Control characters, what changes the direction of writing or ends a line, and what is no character at all.
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "dmt_ray": 0,
     "dmt_ray.errors": 0,
+    "dmt_ray.masking": 0,
     "dmt_ray.process_exit": 0,
     "dmt_ray.config": 0,
     "dmt_ray.method": 1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dmt_ray.errors import DmtError
-from dmt_ray.storage.masking import masked
+from dmt_ray.masking import masked
 
 
 class StorageError(DmtError):

@@ -4,6 +4,7 @@ A place without ``scheme://`` is a local path. Listings give full URIs (plain ab
 every other function here takes. Names that start with a dot are hidden: listings skip them.
 """
 
+from dmt_ray.masking import fingerprint_uri, masked
 from dmt_ray.storage.errors import ChangedFileError, RefusedError, StorageError, TooLargeError
 from dmt_ray.storage.files.listing import (
     exists,
@@ -28,7 +29,6 @@ from dmt_ray.storage.files.writing import (
     write_atomic,
     write_new,
 )
-from dmt_ray.storage.masking import fingerprint_uri, masked
 
 __all__ = [
     "ChangedFileError",

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from dmt_ray.errors import DmtError
+from dmt_ray.masking import masked
 from dmt_ray.storage.errors import ChangedFileError, StorageError, TooLargeError
 from dmt_ray.storage.files import retry
 from dmt_ray.storage.files.uris import is_local
-from dmt_ray.storage.masking import masked
 
 T = TypeVar("T")
 

@@ -12,12 +12,12 @@ from typing import Any, cast
 import fsspec
 
 from dmt_ray.errors import SettingsError
+from dmt_ray.masking import masked
 from dmt_ray.storage.errors import StorageError
 from dmt_ray.storage.files import retry
 from dmt_ray.storage.files.guarding import guard, reason_of
 from dmt_ray.storage.files.policy import WEB, ListPolicy
 from dmt_ray.storage.files.uris import MAGIC, SCHEME
-from dmt_ray.storage.masking import masked
 
 #: One request may be tried so often by the S3 client itself. Its retries multiply with those of ``retry``, so they
 #: are few; but a big upload of many parts must not start anew for one of them.

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import IO
 
 from dmt_ray.errors import SettingsError
+from dmt_ray.masking import masked
 from dmt_ray.storage.errors import StorageError
 from dmt_ray.storage.files import local, remote
 from dmt_ray.storage.files.guarding import guard, reason_of
 from dmt_ray.storage.files.listing import exists
 from dmt_ray.storage.files.reading import fetch
 from dmt_ray.storage.files.uris import is_local, join, local_path
-from dmt_ray.storage.masking import masked
 from dmt_ray.storage.scratch import scratch_folder
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from dmt_ray.errors import SettingsError
+from dmt_ray.masking import without_secrets
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, masked
 from dmt_ray.storage.files.uris import escaped
@@ -103,10 +103,9 @@ def _full_uri(name: str, folder: str, file: str, number: int) -> str:
 def _path_id(entry: str, folder: str) -> str:
     if entry.startswith(folder.rstrip("/") + "/"):
         return relative(entry, folder)
-    if entry.lower().startswith(("http://", "https://")):  # a query or a user may be a secret
-        parts = urlsplit(entry)
-        return (parts.netloc.rpartition("@")[2] + parts.path).lstrip("/")
-    return entry.partition("://")[2].lstrip("/") if "://" in entry else entry.lstrip("/~")
+    if "://" in entry:
+        return without_secrets(entry).partition("://")[2].lstrip("/")
+    return entry.lstrip("/~")
 
 
 def _repeated(hashes: npt.NDArray[np.int64]) -> bool:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dmt_ray.errors import SettingsError
+from dmt_ray.masking import without_secrets
 from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.passed_over import PassedOver
@@ -146,7 +147,9 @@ def folder_of(uri: str) -> str:
 
 
 def relative(file: str, root: str) -> str:
-    """Return a file's path relative to a folder, or just its name when it lies elsewhere."""
+    """Return a file's path relative to a folder, or just its name when it lies elsewhere, without secrets."""
+    if not files.is_local(file):
+        file, root = without_secrets(file), without_secrets(root)
     start = root.rstrip("/") + "/"
     return file[len(start) :] if file.startswith(start) else posixpath.basename(file)
 

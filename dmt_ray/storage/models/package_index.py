@@ -27,8 +27,8 @@ import requests.adapters
 import urllib3
 
 from dmt_ray.errors import SettingsError
+from dmt_ray.masking import masked
 from dmt_ray.storage.disk_space import FULL_DISK
-from dmt_ray.storage.masking import masked
 
 logger = logging.getLogger(__name__)
 
