@@ -158,6 +158,8 @@ class RunConfig:
     """Seconds for one stage of one shard; a process that takes longer is ended, and the shard done again."""
     grace: float = 30.0
     """Seconds that running shards are given to end after Ctrl-C or SIGTERM."""
+    mask_plan: bool = False
+    """Leave signatures and passwords out of plan.parquet; a resumed run then takes them from --input again."""
     dry_run: bool = False
     """Check everything, say what would be done, and stop before any actor starts."""
     progress: bool = True

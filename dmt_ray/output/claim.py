@@ -17,7 +17,8 @@ from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.output.commit import SHARDS_FOLDER, committed_shards, shard_uri
 from dmt_ray.output.dataset_card import CARD_FILE, is_own_card, write_card
 from dmt_ray.output.layout import MANIFOLD_FOLDER
-from dmt_ray.output.plan import PLAN_FILE, Binding, DamagedPlanError, Plan, bound_to, load_plan, plan_bytes
+from dmt_ray.output.masked_plan import without_secrets
+from dmt_ray.output.plan import PLAN_FILE, Binding, DamagedPlanError, Plan, bound_to, load_plan, write_plan_file
 from dmt_ray.output.report_files import delete_report
 from dmt_ray.output.run_record import RUN_FILE, DamagedRecordError, RunRecord, parse_record
 from dmt_ray.storage import files
@@ -150,7 +151,9 @@ def plan_to_resume(found: Found, fingerprint: str) -> Plan | None:
     return found.plan
 
 
-def begin(found: Found, record: RunRecord, plan: Plan, card: bytes, *, replaces: bool) -> None:
+def begin(
+    found: Found, record: RunRecord, plan: Plan, card: bytes, *, replaces: bool, masked_plan: bool = False
+) -> None:
     """Take the place for a new run: ``run.json`` first, then the card and the plan.
 
     Parameters:
@@ -159,6 +162,7 @@ def begin(found: Found, record: RunRecord, plan: Plan, card: bytes, *, replaces:
         plan: all shards.
         card: the dataset card.
         replaces: an earlier run's files are deleted in between.
+        masked_plan: the plan is written without secrets.
 
     Raises:
         SettingsError: another run has taken the place in the meantime.
@@ -180,7 +184,7 @@ def begin(found: Found, record: RunRecord, plan: Plan, card: bytes, *, replaces:
     write_card(output, card)
     assert record.plan is not None
     bound = bound_to(plan, Binding(record.fingerprint, record.plan))
-    files.write_atomic(files.join(output, PLAN_FILE), plan_bytes(bound))
+    write_plan_file(output, without_secrets(bound) if masked_plan else bound)
     if replaces:
         record.write()
 
@@ -215,13 +219,13 @@ def _check_owner(output: str, record: RunRecord) -> None:
         )
 
 
-def extend(output: str, record: RunRecord, plan: Plan) -> None:
-    """Write a plan that has grown, and what ``run.json`` says of it.
+def extend(output: str, record: RunRecord, plan: Plan, *, masked_plan: bool = False) -> None:
+    """Write a plan that has grown, without secrets where that is asked for, and what ``run.json`` says of it.
 
     Raises:
         StorageError: a file cannot be written.
     """
-    files.write_atomic(files.join(output, PLAN_FILE), plan_bytes(plan))
+    write_plan_file(output, without_secrets(plan) if masked_plan else plan)
     record.planned_as(plan.images, len(plan)).write()
 
 

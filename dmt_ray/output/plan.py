@@ -42,6 +42,10 @@ _COLUMNS_KEY = b"dmt_ray.carried"
 _CONTAINERS_KEY = b"dmt_ray.containers"
 _FINGERPRINT_KEY = b"dmt_ray.fingerprint"
 _NAME_KEY = b"dmt_ray.plan"
+#: Says what secrets a plan holds, to whoever finds the file; and whether it was written without them.
+_SECRETS_KEY = b"dmt_ray.secrets"
+_WHOLE = b"This file holds the URIs of inputs with all signatures and passwords in them: keep it private."
+_MASKED = b"masked: this file holds no signatures and passwords; a resumed run takes them from its --input."
 
 #: What names a place inside of a table or an archive, behind its URI.
 _INSIDE = r"#(row|offset|sample|member)=.*$"
@@ -108,6 +112,8 @@ class PlanFile:
         self.binding: Binding | None = None
         if _FINGERPRINT_KEY in keys and _NAME_KEY in keys:
             self.binding = Binding(keys[_FINGERPRINT_KEY].decode(), keys[_NAME_KEY].decode())
+        #: It was written without the secrets in its URIs, see ``masked_plan``.
+        self.masked = keys.get(_SECRETS_KEY) == _MASKED
         self._kept: tuple[int, pa.Table] | None = None
 
     def images(self, numbers: npt.NDArray[np.int64]) -> int:
@@ -267,7 +273,7 @@ def make_plan(listing: Listing, shard_size: int, input_columns: pa.Schema, bindi
         StorageError: the temporary file cannot be written.
     """
     groups = _in_shards(listing.batches(), shard_size, first=0)
-    return _written(_footer(input_columns, listing.containers, binding), groups)
+    return write_plan(plan_footer(input_columns, listing.containers, binding), groups)
 
 
 def extend_plan(plan: Plan, listing: Listing, shard_size: int) -> Plan:
@@ -287,19 +293,23 @@ def extend_plan(plan: Plan, listing: Listing, shard_size: int) -> Plan:
     if began is None and containers == plan.containers:
         return plan
     new = itertools.chain([] if began is None else [began], later)
-    footer = _footer(plan.input_columns, containers, plan.file.binding)
-    return _written(footer, itertools.chain(plan.file.groups(), new))
+    footer = plan_footer(plan.input_columns, containers, plan.file.binding)
+    return write_plan(footer, itertools.chain(plan.file.groups(), new))
 
 
 def bound_to(plan: Plan, binding: Binding) -> Plan:
     """Return the plan tied to a run: the plan itself where it is, else a copy in a temporary file."""
     if plan.file.binding == binding:
         return plan
-    return _written(_footer(plan.input_columns, plan.containers, binding), plan.file.groups())
+    return write_plan(plan_footer(plan.input_columns, plan.containers, binding), plan.file.groups())
 
 
-def _footer(input_columns: pa.Schema, containers: Mapping[str, str], binding: Binding | None) -> dict[bytes, bytes]:
+def plan_footer(
+    input_columns: pa.Schema, containers: Mapping[str, str], binding: Binding | None, *, masked: bool = False
+) -> dict[bytes, bytes]:
+    """Return what a plan's file says beside its rows; see ``PlanFile``."""
     footer = {
+        _SECRETS_KEY: _MASKED if masked else _WHOLE,
         _COLUMNS_KEY: base64.b64encode(input_columns.serialize().to_pybytes()),
         _CONTAINERS_KEY: json.dumps(dict(containers)).encode(),
     }
@@ -317,7 +327,7 @@ def _in_shards(batches: Iterable[pa.RecordBatch], shard_size: int, first: int) -
         start += rows.num_rows
 
 
-def _written(footer: Mapping[bytes, bytes], groups: Iterable[pa.Table]) -> Plan:
+def write_plan(footer: Mapping[bytes, bytes], groups: Iterable[pa.Table]) -> Plan:
     """Write a plan into a temporary file, a row group for each table.
 
     Raises:
@@ -348,6 +358,27 @@ def _written(footer: Mapping[bytes, bytes], groups: Iterable[pa.Table]) -> Plan:
 def plan_bytes(plan: Plan) -> bytes:
     """Return a plan's file, a few dozen bytes per image."""
     return files.read_bytes(plan.file.uri)
+
+
+def write_plan_file(output: str, plan: Plan) -> None:
+    """Write a plan into an output folder, on a local disk for the user's eyes only.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    files.write_atomic(files.join(output, PLAN_FILE), plan_bytes(plan), private=True)
+
+
+def plan_from_bytes(data: bytes) -> Plan:
+    """Return the plan that ``plan_bytes`` gave, in a temporary file.
+
+    Raises:
+        StorageError: the temporary file cannot be written.
+    """
+    folder = scratch_folder("plan")
+    path = folder.path / PLAN_FILE
+    files.write_atomic(str(path), data, private=True)
+    return Plan(PlanFile(str(path), owned=folder))
 
 
 def load_plan(output: str) -> Plan:

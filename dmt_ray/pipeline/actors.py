@@ -22,7 +22,7 @@ from dmt_ray.output.commit import commit_shard
 from dmt_ray.output.displacements import SavedDisplacement, saved_displacements
 from dmt_ray.output.expected import Expected
 from dmt_ray.output.input_columns import InputColumns
-from dmt_ray.output.plan import Plan, Shard, load_plan
+from dmt_ray.output.plan import Plan, Shard, load_plan, plan_from_bytes
 from dmt_ray.output.retry_failed import failed_items, with_kept_rows
 from dmt_ray.output.rows import consistent
 from dmt_ray.output.shard_file import DamagedShardError
@@ -58,6 +58,8 @@ class Shared:
     exemplars: ray.ObjectRef[Arrays]
     lpips: ray.ObjectRef[Arrays | None]
     judge: ray.ObjectRef[JudgeModel | None]
+    plan: ray.ObjectRef[bytes | None]
+    """The plan's file, where the one in the output lacks secrets (``--mask-plan``)."""
     config: JobConfig
     weights_label: str
     fingerprint: str
@@ -93,7 +95,8 @@ class ShardActor:
     @functools.cached_property
     def plan(self) -> Plan:
         """The run's frozen plan, of which an actor reads the shards that it does."""
-        return load_plan(self.shared.config.output.output)
+        data = ray.get(self.shared.plan)
+        return load_plan(self.shared.config.output.output) if data is None else plan_from_bytes(data)
 
     @functools.cached_property
     def carrier(self) -> InputColumns:

@@ -31,6 +31,7 @@ from dmt_ray.output.commit import SHARDS_FOLDER, shard_name
 from dmt_ray.output.dataset_card import output_card, write_card
 from dmt_ray.output.expected import Expected
 from dmt_ray.output.input_columns import output_fields
+from dmt_ray.output.masked_plan import completed
 from dmt_ray.output.plan import Plan, extend_plan, load_plan, make_plan
 from dmt_ray.output.report import some_of
 from dmt_ray.output.run_record import PROGRAM, RUN_FILE, RunRecord, read_run
@@ -100,6 +101,8 @@ class PreparedRun:
     """So has a plan that has grown."""
     retry: Mapping[int, int] = field(default_factory=dict)
     """Shards whose file is sound, with how many error rows of it are to be done again."""
+    masked_plan: bool = False
+    """The plan in the output is without secrets, so that workers cannot read it from there."""
     replace: bool = False
     """An earlier run's files have to be deleted before that."""
     listing: Listing | None = None
@@ -180,6 +183,9 @@ def prepare_run(config: JobConfig) -> PreparedRun:
         check_can_add(config.output.output)
         check_same(config.output.output, found.record, settings)
     before = plan_to_resume(found, fingerprint(settings)) if config.run.mode == "resume" else None
+    masks = config.run.mask_plan or (before is not None and before.file.masked)
+    if before is not None and before.file.masked:
+        before = _with_secrets(config, before, found.record)
     if before is None and config.inputs.displacements is None:
         listing = listing or _listing(config)
     shards = before or _new_plan(config, listing)
@@ -201,6 +207,7 @@ def prepare_run(config: JobConfig) -> PreparedRun:
         found=found,
         fresh=before is None,
         extended=before is not None and shards is not before,
+        masked_plan=masks,
         replace=found.written and (config.run.mode == "overwrite" or found.replacing),
         listing=listing,
     )
@@ -247,8 +254,32 @@ def _new_plan(config: JobConfig, listing: Listing | None) -> Plan:
     """Return the plan of a run that begins: its inputs cut into shards, or those of the run of traversals."""
     if listing is None:
         assert config.inputs.displacements is not None
-        return load_plan(config.inputs.displacements)
+        return _displaced_plan(config.inputs.displacements)
     return make_plan(listing, config.output.shard_size, output_fields(listing.input_columns))
+
+
+def _displaced_plan(place: str) -> Plan:
+    """Return the plan of the run of traversals.
+
+    Raises:
+        SettingsError: it was written without the secrets in its URIs, which no option can name here.
+    """
+    plan = load_plan(place)
+    if plan.file.masked:
+        raise SettingsError(
+            f"The plan in {place} was written with --mask-plan, so its photos cannot be read again from there: make "
+            "the displacements without that option, and keep their folder private."
+        )
+    return plan
+
+
+def _with_secrets(config: JobConfig, plan: Plan, record: RunRecord | None) -> Plan:
+    """Return a plan with the secrets that it was written without, as the input has them now; see ``completed``."""
+    if config.inputs.displacements is not None:
+        source = _displaced_plan(config.inputs.displacements)
+        return completed(plan, source.file.groups(), source.containers, config.inputs.displacements)
+    listing = _listing(config, record)
+    return completed(plan, listing.batches(), listing.containers, config.inputs.input)
 
 
 def _extended(config: JobConfig, plan: Plan, listing: Listing) -> Plan:
@@ -351,11 +382,11 @@ def write_run(run: PreparedRun) -> None:
     record = run_record(run)
     card = output_card(run.expected, f"{SHARDS_FOLDER}/*.parquet")
     if run.fresh:
-        begin(run.found, record, run.shards, card, replaces=run.replace)
+        begin(run.found, record, run.shards, card, replaces=run.replace, masked_plan=run.masked_plan)
         return
     write_card(output, card)
-    if run.extended:
-        extend(output, record, run.shards)
+    if run.extended or (run.masked_plan and run.found.plan is not None and not run.found.plan.file.masked):
+        extend(output, record, run.shards, masked_plan=run.masked_plan)
     elif run.found.record is None or run.found.record.planned != record.planned:
         record.write()
 

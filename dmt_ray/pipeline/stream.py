@@ -17,7 +17,7 @@ from ray.exceptions import RayTaskError
 
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.jobs.exemplars import LearnReport
-from dmt_ray.output.plan import Plan
+from dmt_ray.output.plan import Plan, plan_bytes
 from dmt_ray.pipeline.actors import ReconstructionActor, Shared, TraversalActor, make_exemplars
 from dmt_ray.pipeline.attempts import Attempts
 from dmt_ray.pipeline.prepare import PreparedRun
@@ -61,6 +61,7 @@ def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, LearnReport]:
         exemplars,
         lpips,
         judge,
+        ray.put(plan_bytes(run.shards) if run.masked_plan else None),
         config,
         run.weights_label,
         run.fingerprint,

@@ -149,7 +149,7 @@ def test_retry_never_ends_over_rows_that_cannot_be_kept(written, tmp_path, when)
         asked.extend(item.id for item in items)
         return rows_table([row for item in items for row in rows_of(item, 2, mark=b"again")])
 
-    shared = Shared(None, None, None, None, written.config, "w", written.fingerprint, frozenset({0}), None)
+    shared = Shared(None, None, None, None, None, written.config, "w", written.fingerprint, frozenset({0}), None)
     table = rows_table([row for item in failed for row in rows_of(item, 2, mark=b"better")])
     summary = finish_shard(shared, InputColumns(pa.schema([])), expected, shard, table, edit)
     assert (summary.rows, asked) == (2, ["photo-0.jpg"])

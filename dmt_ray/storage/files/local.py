@@ -201,9 +201,11 @@ def split_glob(path: Path) -> tuple[Path, str]:
     return path.parent, path.name
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a whole file under a hidden name and rename it; see ``staged``."""
+def write(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Write a whole file under a hidden name and rename it; see ``staged``. A private one has the mode 0600."""
     with staged(path) as temporary:
+        if private:
+            temporary.chmod(0o600)
         temporary.write_bytes(data)
 
 

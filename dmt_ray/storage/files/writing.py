@@ -22,7 +22,7 @@ from dmt_ray.storage.files.uris import is_local, join, local_path
 from dmt_ray.storage.scratch import scratch_folder
 
 
-def write_atomic(uri: str, data: bytes, content_type: str | None = None) -> None:
+def write_atomic(uri: str, data: bytes, content_type: str | None = None, *, private: bool = False) -> None:
     """Write a file so that nobody ever sees half of it under its name; replaces what was there.
 
     A local file is written under a hidden name in its folder (made if missing), flushed to the disk and renamed. An
@@ -32,13 +32,14 @@ def write_atomic(uri: str, data: bytes, content_type: str | None = None) -> None
         uri: the file.
         data: its content.
         content_type: what S3 and Google's store tell a browser that it is, such as ``text/html``; None: bytes.
+        private: a local file is readable by its owner alone (mode 0600). In a store that is the store's matter.
 
     Raises:
         StorageError: cannot be written; no partial or temporary file stays behind.
         SettingsError: the URI's scheme is unknown or its driver is not installed.
     """
     if is_local(uri):
-        guard(uri, lambda: local.write(local_path(uri), data))
+        guard(uri, lambda: local.write(local_path(uri), data, private=private))
         return
     fs, path, _ = remote.locate(uri)
     options = remote.content_type_option(fs, content_type)

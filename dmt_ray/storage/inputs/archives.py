@@ -104,7 +104,8 @@ def list_archives(place: Place) -> Listing:
                     texts |= set(TEXT_MEMBERS) & set(sample.members)
                 left = None if left is None else left - len(rows)
                 if rows:
-                    batches.append(listing_batch(*map(list, zip(*rows, strict=True)), origins=INSIDE))
+                    ids, uris, records = (list(column) for column in zip(*rows, strict=True))
+                    batches.append(listing_batch(ids, uris, records, origins=INSIDE))
                     used.append(file)
     passed_over = _passed_over(others, without_image, links)
     if not batches:
