@@ -92,7 +92,7 @@ def _full_uri(name: str, folder: str, file: str, number: int) -> str:
     """
     known = escaped(name)
     uri = files.resolve(known, folder)
-    if known != name and not (files.is_local(uri) and files.exists(uri)):
+    if known != name and not (files.is_local(file) and files.is_local(uri) and files.exists(uri)):
         raise SettingsError(
             f"{masked(file)} is not a list of paths: its line {number} is no UTF-8 text, and names no file that is "
             "there."

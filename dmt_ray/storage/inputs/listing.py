@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,6 +33,9 @@ NAMED_HERE, NAMED_AFAR = "named here", "named afar"
 
 #: Rows of a batch: a few megabytes.
 BATCH_ROWS = 65_536
+
+#: What parsers of Arrow and DuckDB say before they quote a row or a value.
+_QUOTING = re.compile(r"(got \d+|invalid value|not convert(?: string)?|parse string|cast value|decode byte)\b.*")
 
 _REMOTE = r"^[A-Za-z][A-Za-z0-9+.\-]*://"
 
@@ -155,5 +159,6 @@ def relative(file: str, root: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's words on one line, with credentials masked."""
-    return masked(" ".join(str(error).split()).rstrip(".")[:200]) or type(error).__name__
+    """Return an error's words on one line, with credentials masked and without the content that parsers quote."""
+    words = _QUOTING.sub(r"\1", " ".join(str(error).split()))
+    return masked(words.rstrip(".")[:200]) or type(error).__name__

@@ -15,6 +15,8 @@ from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.columns import described
 
 _ROW = "__dmt_ray_row"
+#: Errors of DuckDB that quote the value of a row.
+_QUOTING_ERRORS = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException)
 _CLOSED: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": False,
     "autoinstall_known_extensions": False,
@@ -42,6 +44,8 @@ def matching_rows(table: pa.Table, condition: str, place: str) -> npt.NDArray[np
             found = connection.from_arrow(numbered).filter(condition).project(f'"{_ROW}"').fetchnumpy()[_ROW]
         except duckdb.Error as error:
             reason = " ".join(str(error).split("\n\n")[0].split()).rstrip(".")
+            if isinstance(error, _QUOTING_ERRORS):
+                reason = "Conversion Error: could not convert a value to the type that the filter takes it for"
             raise SettingsError(
                 f"The filter {condition!r} cannot be used on {masked(place)}: {reason}. It must be one SQL "
                 f'expression, such as "Smiling < 0 AND Male > 0". Columns: {described(table.schema)}.'

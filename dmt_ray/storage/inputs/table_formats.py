@@ -12,7 +12,7 @@ from dmt_ray.errors import ImageError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, masked
 from dmt_ray.storage.inputs.formats import Fields, InputFormat
-from dmt_ray.storage.inputs.listing import InputItem, folder_of, suffix
+from dmt_ray.storage.inputs.listing import InputItem, folder_of, one_line, suffix
 from dmt_ray.storage.inputs.table_listing import count_embedded, list_tables
 from dmt_ray.storage.inputs.table_rows import TableRows
 from dmt_ray.storage.inputs.tables import CSV_DELIMITERS, JSON_LINES_SUFFIXES, PARQUET_SUFFIXES
@@ -79,7 +79,7 @@ class TableReader:
                 try:
                     made = _as_type(values[column.name], column.type)
                 except pa.ArrowException as error:
-                    faults[column.name] = f"its value is not {column.type} ({' '.join(str(error).split())[:120]})"
+                    faults[column.name] = f"its value is not {column.type} ({one_line(error)[:120]})"
             columns.append(made)
         return Fields(pa.table(columns, schema=schema), faults)
 

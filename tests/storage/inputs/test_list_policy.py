@@ -15,6 +15,7 @@ import pytest
 from dmt_ray.errors import ImageError, SettingsError
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, guarded_http, policy
+from dmt_ray.storage.inputs.exemplar_tables import list_exemplars
 from dmt_ray.storage.inputs.listing import FOUND, INSIDE, NAMED_AFAR, NAMED_HERE
 from dmt_ray.storage.inputs.reader import InputReader
 from dmt_ray.storage.inputs.registry import list_inputs
@@ -218,3 +219,19 @@ def test_a_listing_says_where_each_uri_comes_from(tmp_path):
         }.items()
     }
     assert origins == {"image": [FOUND], "bytes": [INSIDE], "mixed": [NAMED_HERE, INSIDE], "afar": [NAMED_AFAR]}
+
+
+def test_error_texts_quote_nothing_of_a_file(tmp_path):
+    (tmp_path / "wide.csv").write_text("uri,n\na.jpg,1\nhunter2,hunter2,hunter2\n")
+    (tmp_path / "latin.txt").write_bytes(b"a.jpg\nhunter2-\xe9.jpg\n")
+    pq.write_table(pa.table({"uri": ["a.jpg"], "age": ["hunter2"]}), tmp_path / "people.parquet")
+    attempts = [
+        lambda: list_inputs(str(tmp_path / "wide.csv")),
+        lambda: list_inputs(str(tmp_path / "latin.txt")),
+        lambda: list_exemplars(str(tmp_path / "people.parquet"), where="age::INTEGER > 3"),
+        lambda: list_exemplars(str(tmp_path / "wide.csv"), where="n = 1"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(SettingsError) as caught:
+            attempt()
+        assert "hunter2" not in str(caught.value)
