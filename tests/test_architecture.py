@@ -200,7 +200,7 @@ def test_nothing_is_there_that_nobody_uses():
 
 
 #: Names that a library asks for.
-OVERRIDES = {"find_class", "readable", "seekable", "readinto"}
+OVERRIDES = {"find_class", "handle_starttag", "readable", "seekable", "readinto"}
 
 
 @pytest.mark.parametrize("module", ["dmt_ray", "dmt_ray.config", "dmt_ray.errors"])
