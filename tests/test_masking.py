@@ -8,6 +8,7 @@ import pytest
 
 from dmt_ray.errors import ImageError, SettingsError
 from dmt_ray.masking import fingerprint_uri, masked, without_secrets
+from dmt_ray.pipeline.fingerprint import as_recorded
 
 URIS = [
     *("abfs://c@account.dfs.core.windows.net/x.jpg?sv=2&se=3&sig=s3cret%3D", "az://c/x.jpg?sig=s3cret"),
@@ -67,6 +68,14 @@ def test_a_uri_that_is_signed_anew_has_the_same_id_and_fingerprint():
 def test_what_is_no_secret_stays(text):
     assert masked(text) == text
     assert without_secrets(text).partition("#")[0] == text.partition("#")[0]
+
+
+@pytest.mark.parametrize("option", ["weights", "mask_folder", "displacements", "input", "judge"])
+def test_run_json_records_no_secret_of_any_option(option):
+    for uri in URIS:
+        recorded = str(as_recorded({"section": {option: uri, "allow_uri": (uri, "/data")}, option: uri}))
+        assert "s3cret" not in recorded
+        assert "/data" in recorded
 
 
 def test_masking_takes_linear_time():

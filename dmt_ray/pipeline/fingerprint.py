@@ -63,11 +63,17 @@ def deciding_settings(
 
 def as_recorded(settings: Mapping[str, object]) -> Settings:
     """Return settings as JSON gives them back, with the queries of URIs hashed and passwords starred out."""
-    recorded: Settings = json.loads(
-        json.dumps(settings),
-        object_hook=lambda d: {k: files.fingerprint_uri(v) if isinstance(v, str) else v for k, v in d.items()},
-    )
+    recorded: Settings = json.loads(json.dumps(settings), object_hook=_without_secrets)
     return recorded
+
+
+def _without_secrets(values: dict[str, object]) -> Settings:
+    def plain(value: object) -> object:
+        if isinstance(value, list):
+            return [plain(each) for each in value]
+        return files.fingerprint_uri(value) if isinstance(value, str) else value
+
+    return {name: plain(value) for name, value in values.items()}
 
 
 def fingerprint(settings: Mapping[str, object]) -> str:
