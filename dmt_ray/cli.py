@@ -24,6 +24,9 @@ from dmt_ray.output.export.options import ExportOptions
 from dmt_ray.process_exit import EXIT_INTERRUPTED, INTERRUPTED, run_program
 from dmt_ray.report.scaling import PlanCommand
 
+logger = logging.getLogger(__name__)
+
+EXIT_DEFECT = 1
 EXIT_SETTINGS = 2
 EXIT_INCOMPLETE = 3
 
@@ -192,6 +195,10 @@ def _reporting(command: Callable[[], int]) -> int:
     except DmtError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return EXIT_SETTINGS
+    except Exception:
+        # Through the log, which masks secrets and escapes control characters, and with the code of an uncaught error.
+        logger.critical("This is a defect of dmt-ray; please report it.", exc_info=True)
+        return EXIT_DEFECT
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -12,6 +12,7 @@ import pytest
 from dmt_ray import cli, options
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.jobs.colorize import ColorizeConfig
+from dmt_ray.logs import PlainFormatter
 
 JOB = Path(__file__).parent.parent / "jobs" / "colorize_dataset.py"
 
@@ -120,6 +121,20 @@ def test_an_error_with_a_forged_line_is_one_line(capsys, tmp_path):
     assert len(error.splitlines()) == 1
     assert "\x1b" not in error
     assert r"a\n12:00:00 INFO 999 ok\x1b[2K\rb" in error
+
+
+def test_a_defect_is_told_with_its_traceback_and_without_secrets(monkeypatch, caplog):
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("https://host/a?token=hunter2\n12:00:00 INFO 999 ok")
+
+    monkeypatch.setattr(cli, "_run_config", fail)
+    assert cli.job_main("colorize", []) == 1
+    [record] = caplog.records
+    text = PlainFormatter("%(levelname)s %(message)s").format(record)
+    assert text.startswith("CRITICAL This is a defect")
+    assert "ZeroDivisionError" in text
+    assert "hunter2" not in text
+    assert all(line.startswith("    ") for line in text.split("\n")[1:])
 
 
 def test_a_missing_yaml_file(tmp_path, capsys):
