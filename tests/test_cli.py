@@ -124,7 +124,7 @@ def test_an_error_with_a_forged_line_is_one_line(capsys, tmp_path):
 
 
 def test_a_defect_is_told_with_its_traceback_and_without_secrets(monkeypatch, caplog):
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("https://host/a?token=hunter2\n12:00:00 INFO 999 ok")
 
     monkeypatch.setattr(cli, "_run_config", fail)
