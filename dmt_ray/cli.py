@@ -335,7 +335,8 @@ def _plan(command: PlanCommand) -> int:
 
     pools = plan_pools([{"GPU": command.gpus}], ComputeConfig())
     gpus = (pools.traversal.actors if pools.traversal.num_gpus == 1 else 0, pools.reconstruction.actors)
-    _print("\n".join(plan_sentences(command, estimate(command, *gpus), *gpus)))
+    for line in plan_sentences(command, estimate(command, *gpus), *gpus):
+        _print(line)
     return 0
 
 

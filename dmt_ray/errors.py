@@ -46,6 +46,7 @@ ERROR_REMEDIES = {
     "unsupported": "Install what the message names, or save the photo anew as PNG or JPEG; then --retry-failed.",
     "unreadable": "Replace the file by a sound copy, or save it anew as PNG or JPEG, then run with --retry-failed.",
     "storage": "Make the file readable (its place, permissions, network), then run with --retry-failed.",
+    "refused": "Allow the place with --allow-uri, or correct the list, then run with --retry-failed.",
     "changed": "Run with --retry-failed, which takes a photo as it is now; a changed table needs another --output.",
     "no-exemplars": "Add exemplars of other groups than the image's own.",
     "no-attributes": "Fill in the attribute columns of the image's row, or use --neighbors-by features.",
