@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection
 
+from dmt_ray.masking import masked
 from dmt_ray.storage.errors import StorageError
 from dmt_ray.storage.files import local, remote
 from dmt_ray.storage.files.guarding import guard
 from dmt_ray.storage.files.uris import MAGIC, escaped, is_local, local_path, with_braces_expanded
-from dmt_ray.storage.masking import masked
 from dmt_ray.storage.threads import reading_threads
 
 #: So many names of a pattern with braces are looked up side by side.

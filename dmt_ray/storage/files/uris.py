@@ -10,7 +10,7 @@ from pathlib import Path
 import bracex
 
 from dmt_ray.errors import SettingsError
-from dmt_ray.storage.masking import masked
+from dmt_ray.masking import masked
 
 SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*)://")
 #: A byte that is not UTF-8, as ``escaped`` writes it.
