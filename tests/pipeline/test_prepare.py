@@ -170,7 +170,7 @@ def test_what_a_listing_passes_over_is_told_and_recorded(configure, photos, tmp_
     write_run(run)
     record = json.loads((folder / "out" / "run.json").read_text())
     assert record["listing"]["passed_over"]["other_kinds"] == {"parquet": 1}
-    assert record["listing"]["passed_over"]["outputs"] == 2
+    assert record["listing"]["passed_over"]["outputs"] == 3  # run.json, plan.parquet, README.md
     assert record["planned"]["images"] == 7
 
 

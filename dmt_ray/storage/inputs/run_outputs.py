@@ -13,7 +13,8 @@ from dmt_ray.storage.inputs.listing import folder_of
 #: A folder with both is the output of a run.
 _MARKS = ("run.json", "plan.parquet")
 #: What a run leaves in its output; the rest of a folder that is input and output at once is input.
-_FOLDERS = ("shards", "manifold", "discarded")
+_FOLDERS = ("shards", "manifold", "discarded", "report")
+_FILES = (*_MARKS, "README.md")
 
 
 def files_of_outputs(found: Collection[str], root: str, output: str | None) -> set[str]:
@@ -35,7 +36,7 @@ def files_of_outputs(found: Collection[str], root: str, output: str | None) -> s
     beginnings = [f"{folder}/" for folder in folders if folder != top]
     belonging: set[str] = set()
     if top in folders:
-        belonging.update(name for mark in _MARKS if (name := f"{top}/{mark}") in found)
+        belonging.update(name for file in _FILES if (name := f"{top}/{file}") in found)
         beginnings += [f"{top}/{folder}/" for folder in _FOLDERS]
     # By their parents: a place may hold a million files.
     inside: dict[str, bool] = {}
