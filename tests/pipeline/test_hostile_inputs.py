@@ -53,7 +53,9 @@ def test_hostile_ids_reach_no_file_name(form, configure, photos, tmp_path):
     assert verify_output(str(tmp_path / "out")).complete
     shards = (len(expected) + 3) // 4
     names = [f"out/shards/shard-{number:06d}.parquet" for number in range(shards)]
-    assert tree(tmp_path) == sorted([place.name, "out", "out/plan.parquet", "out/run.json", "out/shards", *names])
+    assert tree(tmp_path) == sorted(
+        [place.name, "out", *(f"out/{name}" for name in ("README.md", "plan.parquet", "run.json", "shards")), *names]
+    )
     rows = pa.dataset.dataset(tmp_path / "out" / "shards").to_table(columns=["id", "status"])
     assert sorted(rows["id"].to_pylist()) == sorted(expected)
     assert set(rows["status"].to_pylist()) == {"ok"}

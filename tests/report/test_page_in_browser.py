@@ -332,6 +332,7 @@ def test_a_run_that_has_only_begun(browser, tmp_path):
     context.close()
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_stay_smooth(open_page, tmp_path):
     pictures = [np.full((12, 16, 3), value, np.uint8) for value in (30, 90, 150, 210)]
     made = [good_row(picture, index, strength=2.0 + index) for index, picture in enumerate(pictures)]
