@@ -5,11 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+import typing
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
+import dmt_ray
+from dmt_ray.command_line.help_text import count_options, describe, first_options, help_registry, overview
+from dmt_ray.command_line.presets import PresetName
+from dmt_ray.command_line.suggestions import check_command, check_options
 from dmt_ray.config import ComputeConfig, OutputConfig, ReportOptions, RunConfig
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.jobs.fit import FitConfig
@@ -21,7 +26,7 @@ from dmt_ray.method.networks.backbone import BackboneName
 from dmt_ray.method.settings import ModelConfig
 from dmt_ray.options import expand_config, join_repeated, option_types, split_lists
 from dmt_ray.output.export.options import ExportOptions
-from dmt_ray.process_exit import EXIT_INTERRUPTED, INTERRUPTED, run_program
+from dmt_ray.process_exit import EXIT_INTERRUPTED, INTERRUPTED, close_broken_stdout, run_program, stdout_is_broken
 from dmt_ray.report.scaling import PlanCommand
 
 logger = logging.getLogger(__name__)
@@ -33,6 +38,11 @@ EXIT_INCOMPLETE = 3
 _JOB_CODES = (
     "Exit codes: 0 every planned input has its rows; 2 bad settings; 3 incomplete; 4 more error rows than allowed."
 )
+_PRESET = (
+    "A set of options in one word; options that are given win. paper: the papers' settings; fast: small and rough; "
+    "best: large and slow. docs/presets.md has the values."
+)
+_CONFIG = "YAML file with the same options, one a line, or the run.json of a run to repeat; the command line wins."
 _FIT_CODES = "Runs in this process, without Ray, on a GPU when there is one. Exit codes: 0 saved; 2 bad settings."
 
 
@@ -134,32 +144,57 @@ class ReportCommand:
     options: Annotated[ReportOptions, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ReportOptions)
 
 
+@dataclasses.dataclass(frozen=True)
+class CompletionCommand:
+    """Print a script by which a shell completes the commands and options of dmt-ray.
+
+    bash loads it from ~/.local/share/bash-completion/completions/dmt-ray and fish from
+    ~/.config/fish/completions/dmt-ray.fish; zsh loads ~/.zfunc/_dmt-ray where ~/.zfunc is in its $fpath.
+    """
+
+    shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional]
+    """Which shell."""
+
+
 def _configs() -> dict[str, tuple[type[Any], str]]:
     """Return the commands that work on photos, with their options and exit codes; all take ``--config``."""
     jobs = {name: (job.config, _JOB_CODES) for name, job in JOBS.items()}
     return {**jobs, "fit": (FitConfig, _FIT_CODES)}
 
 
-def _command(config: type[Any], codes: str) -> type[Any]:
-    """Return the command of a set of options: the options themselves, and ``--config``."""
-    yaml_file: Any = Annotated[
-        str | None, tyro.conf.arg(help="YAML file with the same options, one a line; the command line wins.")
-    ]
+def _job_command(name: str) -> type[Any]:
+    """Return the command of a set of options: the options themselves, ``--preset`` and ``--config``."""
+    config, codes = _configs()[name]
+    preset: Any = Annotated[PresetName | None, tyro.conf.arg(help=_PRESET)]
+    file: Any = Annotated[str | None, tyro.conf.arg(help=_CONFIG)]
     command = dataclasses.make_dataclass(
         f"{config.__name__.removesuffix('Config')}Command",
-        [("settings", Annotated[config, tyro.conf.arg(name="")]), ("config", yaml_file, None)],
+        [("settings", Annotated[config, tyro.conf.arg(name="")]), ("preset", preset, None), ("config", file, None)],
         frozen=True,
     )
     command.__doc__ = f"{config.__doc__}\n\n{codes}"
     return command
 
 
+def _commands() -> dict[str, type[Any]]:
+    """Return every command's options, by its name."""
+    return {
+        **{name: _job_command(name) for name in _configs()},
+        "reconstruct": ReconstructCommand,
+        "weights": WeightsCommand,
+        "verify": VerifyCommand,
+        "compact": CompactCommand,
+        "export": ExportCommand,
+        "plan": PlanCommand,
+        "report": ReportCommand,
+        "completion": CompletionCommand,
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dmt-ray`` and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in _configs():
-        return _reporting(lambda: _run_config(words[0], words[1:], prog=f"dmt-ray {words[0]}"))
-    return _reporting(lambda: _dispatch(words))
+    return _reporting(lambda: _main(words))
 
 
 def job_main(name: str, argv: Sequence[str] | None = None) -> int:
@@ -169,7 +204,7 @@ def job_main(name: str, argv: Sequence[str] | None = None) -> int:
 
 
 def parse_options(name: str, argv: Sequence[str], prog: str | None = None) -> Any:
-    """Turn the command line of a job or of ``fit``, and the YAML file that it may name, into checked options.
+    """Turn the command line of a job or of ``fit``, and the file that it may name, into checked options.
 
     Parameters:
         name: of the command, such as ``colorize``.
@@ -177,25 +212,80 @@ def parse_options(name: str, argv: Sequence[str], prog: str | None = None) -> An
         prog: what ``--help`` calls the program.
 
     Raises:
-        SettingsError: a value is out of range, or the YAML file is no good.
-        SystemExit: with 2 after a bad option, with 0 after ``--help``.
+        SettingsError: a value is out of range, there is no such option, or the file is no good.
+        SystemExit: with 2 after a bad word, with 0 after ``--help``.
     """
-    config, codes = _configs()[name]
-    options = option_types(config)
-    arguments = split_lists(expand_config(join_repeated(list(argv)), options), options)
-    command = _command(config, codes)
-    return tyro.cli(command, prog=prog, args=arguments, config=(tyro.conf.OmitArgPrefixes,)).settings
+    command = _job_command(name)
+    words = join_repeated(list(argv))
+    if _asks_for_help(words):
+        return _parse(name, command, words, prog)
+    check_options(words, name, option_types(command))
+    options = option_types(_configs()[name][0])
+    expanded = expand_config(words, options, name)
+    try:
+        parsed = _parse(name, command, split_lists(expanded.words, options), prog)
+    except SettingsError as error:
+        option = str(error).partition(" is ")[0].removeprefix("--").replace("-", "_")
+        if option in expanded.preset_set:
+            raise SettingsError(f"{error} --preset {expanded.preset} sets it.") from error
+        raise
+    if expanded.preset_set:
+        values = ", ".join(f"{option} {value}" for option, value in expanded.preset_set.items())
+        logger.info("The preset %s sets %s.", expanded.preset, values)
+    return parsed.settings
+
+
+def _parse(name: str, command: type[Any], words: list[str], prog: str | None) -> Any:
+    """Turn the words behind a command into its options; shows its help where they ask for that."""
+    help_words, shown, more = words, None, ""
+    if _asks_for_help(words):
+        help_words = ["--help"]
+        shown = first_options(name, command)
+        if shown is not None:
+            every = any(_as_flag(word) == "--help-all" for word in words)
+            more = "" if every else f"These options matter first; --help-all shows all {count_options(command)}."
+            shown = None if every else shown
+    return tyro.cli(
+        command,
+        prog=prog,
+        args=help_words,
+        description=describe(name, command.__doc__ or "", more),
+        config=(tyro.conf.OmitArgPrefixes,),
+        registry=help_registry(command, shown) if help_words is not words else None,
+    )
+
+
+def _asks_for_help(words: Sequence[str]) -> bool:
+    before = words[: words.index("--")] if "--" in words else words
+    return any(_as_flag(word) in ("-h", "--help", "--help-all") for word in before)
+
+
+def _as_flag(word: str) -> str:
+    return word.replace("_", "-")
 
 
 def _reporting(command: Callable[[], int]) -> int:
     """Turn errors that are meant for the user into a sentence on stderr and an exit code."""
     set_up_logging(logging.INFO, "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
     try:
+        code = _exit_code(command)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = close_broken_stdout()
+    return code
+
+
+def _exit_code(command: Callable[[], int]) -> int:
+    try:
         return command()
     except DmtError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return EXIT_SETTINGS
-    except Exception:
+    except SystemExit as end:  # the parser has shown a help text, or what is wrong with a word
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else EXIT_DEFECT
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and stdout_is_broken():
+            raise
         # Through the log, which masks secrets and escapes control characters, and with the code of an uncaught error.
         logger.critical("This is a defect of dmt-ray; please report it.", exc_info=True)
         return EXIT_DEFECT
@@ -208,20 +298,25 @@ def _print(line: str) -> None:
     print(printable(line))
 
 
-def _dispatch(argv: list[str]) -> int:
-    commands: dict[str, Callable[..., Any]] = {
-        **{name: _command(config, codes) for name, (config, codes) in _configs().items()},
-        "reconstruct": ReconstructCommand,
-        "weights": WeightsCommand,
-        "verify": VerifyCommand,
-        "compact": CompactCommand,
-        "export": ExportCommand,
-        "plan": PlanCommand,
-        "report": ReportCommand,
-    }
-    command = tyro.extras.subcommand_cli_from_dict(
-        commands, prog="dmt-ray", description=__doc__, args=argv, config=(tyro.conf.OmitArgPrefixes,)
-    )
+def _main(words: list[str]) -> int:
+    if not words or _as_flag(words[0]) in ("-h", "--help", "--help-all"):
+        summaries = {name: command.__doc__ or "" for name, command in _commands().items()}
+        print(overview(summaries), end="", file=sys.stdout if words else sys.stderr)
+        return 0 if words else EXIT_SETTINGS
+    if words[0] == "--version":
+        print(f"dmt-ray {dmt_ray.__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    commands = _commands()
+    check_command(name, commands)
+    if name in _configs():
+        return _run_config(name, rest, prog=f"dmt-ray {name}")
+    if not _asks_for_help(rest):
+        check_options(rest, name, option_types(commands[name]))
+    return _run_command(_parse(name, commands[name], rest, f"dmt-ray {name}"))
+
+
+def _run_command(command: Any) -> int:
     handlers: dict[type, Callable[[Any], int]] = {
         WeightsCommand: _weights,
         VerifyCommand: _verify,
@@ -230,6 +325,7 @@ def _dispatch(argv: list[str]) -> int:
         PlanCommand: _plan,
         ReportCommand: _report,
         ReconstructCommand: _reconstruct,
+        CompletionCommand: _completion,
     }
     return handlers[type(command)](command)
 
@@ -317,6 +413,16 @@ def _export(command: ExportCommand) -> int:
     report = export(command.output, command.dest, command.options)
     for line in report.sentences():
         _print(line)
+    return 0
+
+
+def _completion(command: CompletionCommand) -> int:
+    tyro.extras.subcommand_cli_from_dict(
+        typing.cast(dict[str, Callable[..., Any]], _commands()),
+        prog="dmt-ray",
+        args=["--tyro-write-completion", command.shell, "-"],
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
     return 0
 
 

@@ -6,12 +6,14 @@ import atexit
 import contextlib
 import importlib
 import os
+import select
 import signal
 import sys
 from types import FrameType
 from typing import NoReturn
 
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 #: What stderr says of a process that ends with EXIT_INTERRUPTED.
 INTERRUPTED = "Interrupted: run the same command again to do what is missing."
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -44,6 +46,23 @@ def forget_current_folder() -> None:
         here = os.getcwd()  # noqa: PTH109
         if sys.path and sys.path[0] in ("", here) and here != own:
             del sys.path[0]
+
+
+def stdout_is_broken() -> bool:
+    """Tell whether what reads stdout has closed it, as ``head`` does."""
+    try:
+        watch = select.poll()
+        watch.register(sys.stdout.fileno(), 0)  # errors are told of without asking
+        return bool(watch.poll(0))
+    except (OSError, ValueError, AttributeError):  # a stream that is no file, a system without poll
+        return False
+
+
+def close_broken_stdout() -> int:
+    """Let nothing more be said of a closed pipe behind stdout, and return the exit code of one that SIGPIPE ends."""
+    with contextlib.suppress(OSError, ValueError):  # a stream that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_BROKEN_PIPE
 
 
 def handle_signals() -> None:
