@@ -18,7 +18,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from _two_classes import (
     middle_lab,
 )
 
+from dmt_ray.command_line.presets import preset_values
 from dmt_ray.errors import DmtError
 from dmt_ray.method.class_manifold import build_manifold
 from dmt_ray.method.metrics.probe_fit import Probe, fit_probe
@@ -52,13 +54,16 @@ from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.report.contact_sheet import contact_sheet
 from dmt_ray.storage.models.weights import load_lpips
 
+
+def _from_preset(section: type[Any]) -> Any:
+    """Return the settings of one section as ``--preset paper`` makes them."""
+    return section(**preset_values("paper", "transform", {field.name: field.type for field in fields(section)}))
+
+
 #: What each method sets; the rest are the job's defaults.
 METHODS: dict[str, tuple[TransformTraversalConfig, TransformInversionConfig]] = {
-    # Gardner et al. 2015: every unit standardised, total variation on the image.
-    "paper": (
-        TransformTraversalConfig(standardise="unit", mean_kernel=0.5, shrink=0.0),
-        TransformInversionConfig(tv_on="image", tv_weight=10.0, iterations=60, pixel_share=0.0, hold_chroma=0.0),
-    ),
+    # Gardner et al. 2015, as --preset paper, but with the network's own filters.
+    "paper": (_from_preset(TransformTraversalConfig), _from_preset(TransformInversionConfig)),
     # Upchurch et al. 2017: a straight line between means of nearest exemplars, total variation on the image.
     "dfi": (
         TransformTraversalConfig(method="dfi", standardise="none", neighbors=100, shrink=0.0),

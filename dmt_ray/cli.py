@@ -40,7 +40,7 @@ _JOB_CODES = (
 )
 _PRESET = (
     "A set of options in one word; options that are given win. paper: the papers' settings; fast: small and rough; "
-    "best: large and slow. docs/presets.md has the values."
+    "best: large and slow. docs/command-line.md has the values."
 )
 _CONFIG = "YAML file with the same options, one a line, or the run.json of a run to repeat; the command line wins."
 _FIT_CODES = "Runs in this process, without Ray, on a GPU when there is one. Exit codes: 0 saved; 2 bad settings."
@@ -421,7 +421,8 @@ def _completion(command: CompletionCommand) -> int:
         typing.cast(dict[str, Callable[..., Any]], _commands()),
         prog="dmt-ray",
         args=["--tyro-write-completion", command.shell, "-"],
-        config=(tyro.conf.OmitArgPrefixes,),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+        registry=help_registry(),
     )
     return 0
 

@@ -28,6 +28,7 @@ DOCUMENTS = [
 OTHERS = {"deep", "discard", "file-size", "format", "only", "flat", "strengths", "threads", "picture-size"}
 OTHERS |= {"no-read-input"} | {field.name.replace("_", "-") for field in dataclasses.fields(PlanCommand)}
 FOREIGN = OTHERS | {"data", "sheet", "address", "working-dir", "help", "from-env-file", "build-arg", "config"}
+FOREIGN |= {"preset", "help-all", "version"}
 FOREIGN |= {"docker-server", "docker-username", "docker-password"}
 
 
@@ -64,7 +65,7 @@ def test_defaults_in_the_readme_are_the_defaults():
     assert len(rows) >= 10
     for options, stated in rows:
         values = [value for value in stated.strip().split(", ") if value]
-        names = [name for name in re.findall(r"--([a-z-]+)", options) if name != "config"]
+        names = [name for name in re.findall(r"--([a-z-]+)", options) if name not in ("config", "preset")]
         for name, value in zip(names, values, strict=bool(values)):
             defaults = [
                 " ".join(map(str, default)) if isinstance(default, tuple) else str(default)

@@ -147,8 +147,8 @@ def describe(command: str, text: str, more: str = "") -> str:
     return "\n\n".join(part for part in (first, examples, *map(_one_line, rest.split("\n\n")), more) if part)
 
 
-def help_registry(command: type, shown: Sequence[str] | None) -> ConstructorRegistry:
-    """Return the rules by which tyro writes a command's help.
+def help_registry(command: type | None = None, shown: Sequence[str] | None = None) -> ConstructorRegistry:
+    """Return the rules by which tyro writes a command's help, or the completions of all commands.
 
     Metavars say the type alone, and only defaults that are values are shown.
 
@@ -208,7 +208,7 @@ def _internal(field: StructFieldSpec) -> bool:
 
 
 def _positional(field: StructFieldSpec) -> bool:
-    return "Positional" in repr(field.type)
+    return tyro.conf.Positional in typing.get_args(field.type)
 
 
 def _plain(field: StructFieldSpec) -> StructFieldSpec:
@@ -221,9 +221,11 @@ def _plain(field: StructFieldSpec) -> StructFieldSpec:
     if _positional(field) and metavar == "TEXT":
         metavar = field.name.upper()
     shape: Any = tyro.conf.arg(metavar=metavar, help_behavior_hint="" if unset else None)
-    kind = Annotated[field.type, shape]
-    if field.default is False:
-        kind = tyro.conf.FlagCreatePairsOff[kind]
+    base: Any = field.type
+    kind: Any = Annotated[base, shape]
+    if field.default is False:  # its --no- only matters after a file that sets it
+        without_negation: Any = tyro.conf.FlagCreatePairsOff
+        kind = without_negation[kind]
     return dataclasses.replace(field, type=kind, helptext=None if told is None else _one_line(told))
 
 
