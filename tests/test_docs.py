@@ -28,7 +28,7 @@ DOCUMENTS = [
 OTHERS = {"deep", "discard", "file-size", "format", "only", "flat", "strengths", "threads", "picture-size"}
 OTHERS |= {"no-read-input"} | {field.name.replace("_", "-") for field in dataclasses.fields(PlanCommand)}
 FOREIGN = OTHERS | {"data", "sheet", "address", "working-dir", "help", "from-env-file", "build-arg", "config"}
-FOREIGN |= {"preset", "help-all", "version"}
+FOREIGN |= {"preset", "help-all", "version", "no-lpips"}
 FOREIGN |= {"docker-server", "docker-username", "docker-password"}
 
 

@@ -33,7 +33,7 @@ def said(capsys, monkeypatch):
 
 
 def shown_options(text):
-    return re.findall(r"^[│|] (--[a-z-]+|[A-Z]+ )", text, re.M)
+    return re.findall(r"^[│| ] (--[a-z][a-z-]*|[A-Z]+ )", text, re.M)
 
 
 def test_the_help_leads_with_what_one_can_do_and_three_examples(said):
@@ -68,7 +68,8 @@ def test_the_examples_are_command_lines_that_parse(command):
     import shlex
 
     for example in EXAMPLES[command]:
-        words = shlex.split(example.partition(" > ")[0])[2:]
+        words = shlex.split(example)[2:]
+        words = words[: words.index(">")] if ">" in words else words
         if command in cli._configs():
             assert cli.parse_options(command, words)
         else:
@@ -168,10 +169,10 @@ def test_bash_completes_commands_options_and_choices(said, tmp_path):
     assert completed("trans") == ["transform"]
     assert completed("colorize", "--refer") == ["--reference", "--reference-limit"]
     assert completed("transform", "--displ") == []
-    assert sorted(completed("transform", "--preset", "")) == ["best", "fast", "paper"]
+    assert {"best", "fast", "paper"} <= set(completed("transform", "--preset", ""))
 
 
-@pytest.mark.parametrize(("shell", "mark"), [("zsh", "#compdef dmt-ray"), ("fish", "complete -c dmt-ray")])
+@pytest.mark.parametrize(("shell", "mark"), [("zsh", "#compdef dmt-ray"), ("fish", "function _tyro_dmt_ray")])
 def test_zsh_and_fish_get_a_script(said, shell, mark):
     code, script, _ = said("completion", shell)
     assert code == 0

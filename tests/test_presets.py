@@ -92,7 +92,9 @@ def test_an_error_says_that_the_preset_set_the_option(capsys):
 
 def test_an_unknown_preset_names_the_others(capsys):
     assert cli.main(["transform", "--preset", "slow", *TRANSFORM]) == 2
-    assert "'best', 'fast', 'paper'" in capsys.readouterr().err
+    error = " ".join(capsys.readouterr().err.split())
+    assert "invalid choice 'slow' for argument '--preset'" in error
+    assert "'fast'" in error
 
 
 @pytest.fixture
@@ -187,7 +189,8 @@ def test_the_presets_in_the_documentation_are_those_of_the_code():
     }
     expected = {}
     for preset in PRESET_NAMES:
-        for command, (config, _) in cli._configs().items():
+        for command in ("colorize", "transform", "fit"):
+            config = cli._configs()[command][0]
             values = preset_values(preset, command, option_types(config))
             expected[preset, command] = {
                 f"{'no-' * (value is False)}{name.replace('_', '-')}": "" if isinstance(value, bool) else f"{value}"

@@ -128,7 +128,8 @@ def first_options(name: str, command: type) -> tuple[str, ...] | None:
 
 def count_options(command: type) -> int:
     """Return how many options a command has, but for internal ones."""
-    return len(_needed(command).keys() - _INTERNAL)
+    own = {field.name for field in dataclasses.fields(command)}
+    return len(_needed(command).keys() - (_INTERNAL - own))
 
 
 def describe(command: str, text: str, more: str = "") -> str:
