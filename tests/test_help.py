@@ -11,12 +11,13 @@ import pytest
 
 import dmt_ray
 from dmt_ray import cli
+from dmt_ray.command_line.commands import all_commands, job_configs
 from dmt_ray.command_line.help_text import EXAMPLES
 from dmt_ray.errors import SettingsError
 from dmt_ray.jobs.registry import JOBS
 from dmt_ray.options import option_types
 
-COMMANDS = list(cli._commands())
+COMMANDS = list(all_commands())
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_the_help_leads_with_what_one_can_do_and_three_examples(said):
     assert (code, err) == (0, "")
     assert re.findall(r"^  dmt-ray (\w+) ", out, re.M) == ["colorize", "transform", "report"]
     assert out.index("Edit whole collections") < out.index("  dmt-ray colorize") < out.index("commands:")
-    assert re.findall(r"^  (\w+)  ", out, re.M) == list(cli._commands())
+    assert re.findall(r"^  (\w+)  ", out, re.M) == list(all_commands())
     assert max(map(len, out.splitlines())) <= 118
 
 
@@ -70,10 +71,10 @@ def test_the_examples_are_command_lines_that_parse(command):
     for example in EXAMPLES[command]:
         words = shlex.split(example)[2:]
         words = words[: words.index(">")] if ">" in words else words
-        if command in cli._configs():
+        if command in job_configs():
             assert cli.parse_options(command, words)
         else:
-            assert type(cli._parse(command, cli._commands()[command], words, None)) is cli._commands()[command]
+            assert type(cli._parse(command, all_commands()[command], words, None)) is all_commands()[command]
 
 
 @pytest.mark.parametrize("command", [*JOBS, "fit", "reconstruct"])
@@ -81,7 +82,7 @@ def test_help_all_shows_every_option_but_internal_ones(said, command):
     _, out, _ = said(command, "--help-all")
     listed = {name.strip().lower().removeprefix("--").replace("-", "_") for name in shown_options(out)}
     hidden = set() if command == "reconstruct" else {"displacements"}
-    assert listed == set(option_types(cli._commands()[command])) - hidden
+    assert listed == set(option_types(all_commands()[command])) - hidden
     assert "{None}" not in out
     short = said(command, "--help")[1]
     assert f"--help-all shows all {len(listed)}." in short

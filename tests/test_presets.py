@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dmt_ray import cli
+from dmt_ray.command_line.commands import job_configs
 from dmt_ray.command_line.presets import PRESET_NAMES, preset_values
 from dmt_ray.errors import SettingsError
 from dmt_ray.jobs.registry import JOBS
@@ -190,7 +191,7 @@ def test_the_presets_in_the_documentation_are_those_of_the_code():
     expected = {}
     for preset in PRESET_NAMES:
         for command in ("colorize", "transform", "fit"):
-            config = cli._configs()[command][0]
+            config = job_configs()[command][0]
             values = preset_values(preset, command, option_types(config))
             expected[preset, command] = {
                 f"{'no-' * (value is False)}{name.replace('_', '-')}": "" if isinstance(value, bool) else f"{value}"
