@@ -27,6 +27,9 @@ Resolution = Literal["native", "working"]
 
 Mode = Literal["resume", "overwrite", "error"]
 
+#: The address of a Ray that the run starts.
+LOCAL_RAY = "local"
+
 
 def require(condition: bool, option: str, value: object, need: str) -> None:
     """Raise SettingsError, which names the option, its value and what it must be, unless the condition holds."""
@@ -45,6 +48,14 @@ def require_strengths(values: tuple[float, ...]) -> None:
     require(len(values) >= 1, "strength", values, "at least one number")
     require(all(0 <= value <= 100 for value in values), "strength", values, "between 0 and 100")
     require(list(values) == sorted(set(values)), "strength", values, "rising, without repetition")
+
+
+def ray_host_and_port(address: str) -> tuple[str, int] | None:
+    """Split ``host:port`` and ``ray://host:port``; None for everything else."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or "/" in host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+        return None
+    return host.strip("[]"), int(port)
 
 
 @dataclass(frozen=True)
@@ -183,6 +194,9 @@ class RunConfig:
 class ComputeConfig:
     """Actors and resources. Left alone, pools are sized from what the Ray cluster has."""
 
+    ray_address: str = "auto"
+    """The Ray to join: HOST:PORT of a cluster's head, ray://HOST:PORT, or local for one of the run's own. auto takes
+    RAY_ADDRESS, else a submitted job's cluster, else the one that you started last on this machine, else local."""
     gpus_per_actor: float = 1.0
     """GPUs per reconstruction actor when the cluster has GPUs; fractions are allowed."""
     reconstruction_actors: int | None = None
@@ -196,6 +210,8 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        named = self.ray_address in ("auto", LOCAL_RAY) or ray_host_and_port(self.ray_address) is not None
+        require(named, "ray_address", self.ray_address, "auto, local, HOST:PORT or ray://HOST:PORT")
         require(self.gpus_per_actor > 0, "gpus_per_actor", self.gpus_per_actor, "above 0")
         for option in ("reconstruction_actors", "traversal_actors", "batch_size", "threads_per_actor"):
             value = getattr(self, option)

@@ -243,7 +243,7 @@ def test_a_cluster_that_cannot_be_reached_is_named(photos, tmp_path):
     options = ["--input", photos / "inputs", "--reference", photos / "references", "--output", tmp_path / "out"]
     done = run_job(*options, "--weights", "random:0", "--no-lpips", env={**os.environ, "RAY_ADDRESS": "nowhere"})
     assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: No Ray cluster can be reached at RAY_ADDRESS=nowhere")
+    assert done.stderr.splitlines()[-1].startswith("error: RAY_ADDRESS is 'nowhere'; it must be")
     assert not (tmp_path / "out").exists()
 
 

@@ -7,20 +7,20 @@ import logging
 import os
 import signal
 import site
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import ray
 import ray.util.client
 
 import dmt_ray
+from dmt_ray.config import LOCAL_RAY
 from dmt_ray.errors import SettingsError
-from dmt_ray.storage import files
+from dmt_ray.pipeline.ray_address import RayAddress, accepts, choose_ray, ray_folder
 from dmt_ray.storage.disk_space import has_room, is_out_of_space
 
 logger = logging.getLogger(__name__)
@@ -31,37 +31,32 @@ CHECK_S = 2.0
 LOST_S = 20.0
 #: Free bytes without which no local Ray is started: its logs alone soon take as much.
 ROOM_BYTES = 10 * 2**20
+#: Ray's modules that say with each start which Ray they took and whether it wants a token; the line of ``_log_ray``
+#: and the messages of ``choose_ray`` say what a user can act on.
+_CHATTY = ("ray._private.authentication.authentication_token_setup", "ray._private.services")
 #: Ray's native code ends a process that has lost the GCS for so long. Longer than its default of 60, so that what is
 #: committed can be verified first.
 _RECONNECT = ("RAY_gcs_rpc_server_reconnect_timeout_s", "600")
-#: Tries to reach a cluster before a run, one a second.
-TRIES = 5
 
 
 class ClusterLostError(Exception):
     """The head node of the Ray cluster does not answer any more."""
 
 
-@dataclass(frozen=True)
-class _Address:
-    """Where ``ray.init`` would look for a cluster, and who says so."""
-
-    address: str
-    origin: str
-    required: bool
-    """The user asked for it; otherwise a local Ray will do."""
-
-
 class Cluster:
-    """The cluster that this process is attached to, or the local one that it starts; use it as a context manager.
+    """The cluster that this process is attached to, or the one that it joins or starts; use it as a context manager.
 
     On leaving, a Ray that was started or attached here is shut down, unless it is lost: Ray would wait for it.
+
+    Parameters:
+        address: which Ray, where none is attached yet; see ``choose_ray``.
 
     Raises:
         SettingsError: no cluster can be reached or started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "auto") -> None:
+        self._wanted = address
         self._opened = False
         self._lost = False
         self._address: str | None = None
@@ -71,7 +66,7 @@ class Cluster:
         if not ray.is_initialized():
             self._opened = True
             try:
-                _connect()
+                _connect(choose_ray(self._wanted))
             except BaseException:
                 ray.shutdown()
                 raise
@@ -98,7 +93,7 @@ class Cluster:
         if self._address is None or now - self._checked < CHECK_S:
             return
         self._checked = now
-        if _answers(self._address):
+        if accepts(self._address, CHECK_S):
             self._answered = now
         elif now - self._answered > LOST_S:
             self._lost = True
@@ -107,40 +102,40 @@ class Cluster:
             )
 
 
-def _connect() -> None:
-    """Attach to the cluster that the environment names, or start a local one.
+def _connect(where: RayAddress | None) -> None:
+    """Join a cluster, or start a local one, and log which.
 
     Raises:
         SettingsError: that cannot be done.
     """
-    where = _known_address()
-    if where is not None and not _answers(where.address, TRIES):
-        if where.required:
-            raise SettingsError(
-                f"No Ray cluster answers at {where.address} ({where.origin}). Start it, or mend or unset the address."
-            )
-        logger.warning(
-            "No Ray cluster answers at %s (%s), so a local Ray is started. RAY_ADDRESS names another cluster; "
-            "deleting the file ends this warning.",
-            *(where.address, where.origin),
-        )
-        where = None
-    named = where.address if where is not None else os.environ.get("RAY_ADDRESS", "")
-    if named in ("", "local"):
-        _start_local()
+    if where is None:
+        logger.info("A local Ray is being started.")
+        _log_ray("started for this run", _start_local())
         return
     os.environ.setdefault(*_RECONNECT)  # not for a local Ray: its workers would wait as long
     try:
-        _init_ray(None)
+        # Only for a cluster that Ray finds by itself does it send this user's token without being told to.
+        with _without_variable("RAY_ADDRESS"):
+            context = _init_ray(None if where.found else where.address)
     except Exception as error:  # of many types; Ray also raises plain Exception
         raise SettingsError(
-            f"No Ray cluster can be reached at RAY_ADDRESS={named} ({_in_one_line(error)}). Start it, mend or unset "
-            "the address, or copy the cluster's token to this machine where it asks for one."
+            f"The Ray cluster at {where.address} ({where.origin}) cannot be joined ({_in_one_line(error)}). Where it "
+            "asks for a token, set RAY_AUTH_MODE=token and copy the token to this machine (`ray get-auth-token`)."
         ) from error
+    _log_ray(f"joined {where.address} ({where.origin})", context)
 
 
-def _start_local() -> None:
-    folder = _ray_folder()
+def _log_ray(what: str, context: Any) -> None:
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    has = ray.cluster_resources()
+    logger.info(
+        "Ray: %s; nodes %d, CPUs %g, GPUs %g, dashboard %s.",
+        *(what, nodes, has.get("CPU", 0), has.get("GPU", 0), context.dashboard_url or "none"),
+    )
+
+
+def _start_local() -> Any:
+    folder = str(ray_folder())
     full = (
         f"No local Ray can be started: there is no space left in {folder}. Make room, or let RAY_TMPDIR name a "
         "folder on another disk."
@@ -148,7 +143,7 @@ def _start_local() -> None:
     if not has_room(folder, ROOM_BYTES):
         raise SettingsError(full)  # Ray itself takes minutes to fail
     try:
-        _init_ray("local")
+        return _init_ray(LOCAL_RAY)
     except Exception as error:
         if is_out_of_space(error, folder):
             raise SettingsError(full) from error
@@ -157,10 +152,22 @@ def _start_local() -> None:
         ) from error
 
 
-def _init_ray(address: str | None) -> None:
+def _init_ray(address: str | None) -> Any:
     """Call ``ray.init`` without resource arguments: a cluster has its own, and a local Ray counts the machine's."""
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     with _keeping_signals(), _in_a_safe_folder():
-        ray.init(address, logging_level=logging.WARNING, log_to_driver=True)
+        return ray.init(address, logging_level=logging.WARNING, log_to_driver=True)
+
+
+@contextmanager
+def _without_variable(name: str) -> Iterator[None]:
+    value = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[name] = value
 
 
 @contextmanager
@@ -211,44 +218,3 @@ def _keeping_signals() -> Iterator[None]:
         raise KeyboardInterrupt from error
     finally:
         signal.signal(signal.SIGTERM, handler)
-
-
-def _known_address() -> _Address | None:
-    """Return the address that ``ray.init`` would use; None when it would start a local Ray, or asks a Ray client."""
-    where = os.environ.get("RAY_ADDRESS", "")
-    if where not in ("", "auto"):
-        return _Address(where, "RAY_ADDRESS", True) if _host_and_port(where) else None
-    file = files.join(_ray_folder(), "ray_current_cluster")
-    if not files.exists(file):
-        return None
-    address = files.read_bytes(file).decode(errors="replace").strip()
-    return _Address(address, f"the last one that was started here, by {file}", where == "auto")
-
-
-def _ray_folder() -> str:
-    """Return the folder where Ray keeps its sessions on this machine; it takes TMPDIR even when that is full."""
-    return files.join(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
-
-
-def _host_and_port(address: str) -> tuple[str, int] | None:
-    """Split ``host:port``; None for what is something else, such as ``ray://...`` and ``local``."""
-    host, _, port = address.rpartition(":")
-    if not host or "://" in address or not port.isdigit():
-        return None
-    return host.strip("[]"), int(port)
-
-
-def _answers(address: str, tries: int = 1) -> bool:
-    """Tell whether something accepts connections at ``host:port``."""
-    place = _host_and_port(address)
-    if place is None:
-        return False
-    for attempt in range(tries):
-        try:
-            socket.create_connection(place, timeout=CHECK_S).close()
-        except OSError:
-            if attempt < tries - 1:
-                time.sleep(1)
-        else:
-            return True
-    return False

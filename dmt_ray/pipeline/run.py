@@ -168,7 +168,7 @@ def _run_on_ray(run: PreparedRun, outcome: RunOutcome, stopper: Stopper) -> None
     from dmt_ray.pipeline.failures import log_failure
     from dmt_ray.pipeline.stream import share_exemplars
 
-    with Cluster() as cluster:
+    with Cluster(run.config.compute.ray_address) as cluster:
         try:
             shared, pools, learned = call_polling(lambda: share_exemplars(run), cluster.check)
         except DmtError:

@@ -1,0 +1,233 @@
+"""Which Ray a run joins, told from sockets and files alone; one run shows that a dead cluster's file does not hang it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from dmt_ray.config import ComputeConfig, ray_host_and_port
+from dmt_ray.errors import SettingsError
+from dmt_ray.pipeline import ray_address
+from dmt_ray.pipeline.ray_address import RayAddress, ask, choose_ray, listeners
+
+JOB = Path(__file__).parents[2] / "jobs" / "colorize_dataset.py"
+DEAD = "127.0.0.1:1"  # nothing listens on port 1
+
+
+class Head(grpc.GenericRpcHandler):
+    """Answers Ray's call as a head does: with the cluster's id, or that a token is missing."""
+
+    def __init__(self, wants_token: bool) -> None:
+        self.wants_token = wants_token
+
+    def service(self, handler_call_details):
+        if handler_call_details.method != "/ray.rpc.NodeInfoGcsService/GetClusterId":
+            return None
+
+        def answer(request, context):
+            if self.wants_token:
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+def serving(*handlers):
+    server = grpc.server(ThreadPoolExecutor(1), handlers=handlers)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    return server, f"127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def head():
+    server, address = serving(Head(wants_token=False))
+    yield address
+    server.stop(None)
+
+
+@pytest.fixture(scope="module")
+def guarded_head():
+    server, address = serving(Head(wants_token=True))
+    yield address
+    server.stop(None)
+
+
+@pytest.fixture
+def mute():
+    """Something that accepts connections and never says a word, such as a head that was stopped."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(ray_address, "PROBE_S", 0.3)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Ray's file of the cluster that was started last; not yet there."""
+    (tmp_path / "ray").mkdir()
+    return tmp_path / "ray" / "ray_current_cluster"
+
+
+def test_who_answers(head, guarded_head, mute):
+    assert ask(head) == "ready"
+    assert ask(guarded_head) == "token"
+    began = time.monotonic()
+    assert ask(mute) is None
+    assert ask(DEAD) is None
+    assert time.monotonic() - began < 2
+    server, other = serving()  # as Ray's client server does, it does not know the call
+    assert ask(f"ray://{other}") == "ready"
+    server.stop(None)
+
+
+def test_a_head_that_is_just_starting_is_waited_for(monkeypatch):
+    monkeypatch.setattr(ray_address, "PROBE_S", 5.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(ask, address)
+        time.sleep(0.3)
+        server = grpc.server(ThreadPoolExecutor(1), handlers=[Head(wants_token=False)])
+        server.add_insecure_port(address)
+        server.start()
+        assert asked.result() == "ready"
+    server.stop(None)
+
+
+def test_the_option_wins_over_the_variable_over_the_file(head, guarded_head, file, monkeypatch):
+    file.write_text(head)
+    assert choose_ray("auto") == RayAddress(head, f"the last one that was started here, by {file}", found=True)
+    monkeypatch.setenv("RAY_ADDRESS", DEAD)
+    assert choose_ray("local") is None
+    assert choose_ray(head) == RayAddress(head, "--ray-address", found=False)
+    monkeypatch.setenv("RAY_ADDRESS", head)
+    file.write_text(DEAD)
+    assert choose_ray("auto") == RayAddress(head, "RAY_ADDRESS", found=False)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert choose_ray("auto") is None
+    monkeypatch.delenv("RAY_ADDRESS")
+    file.unlink()
+    assert choose_ray("auto") is None
+
+
+@pytest.mark.parametrize("kind", ["dead", "mute"])
+def test_what_was_named_and_does_not_answer_is_an_error(kind, mute, file, monkeypatch):
+    address = DEAD if kind == "dead" else mute
+    with pytest.raises(SettingsError, match=rf"No Ray cluster answers at {address} \(--ray-address\)"):
+        choose_ray(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(SettingsError, match=rf"No Ray cluster answers at {address} \(RAY_ADDRESS\)"):
+        choose_ray("auto")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(SettingsError, match=r"\(RAY_ADDRESS, set by ray job submit\)"):
+        choose_ray("auto")
+
+
+@pytest.mark.parametrize(("text", "said"), [(DEAD, "No Ray cluster answers at 127.0.0.1:1"), ("\0", "no address")])
+@pytest.mark.parametrize("why", ["RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"])
+def test_a_bad_file_is_told_and_an_error_only_for_who_asked_for_a_cluster(text, said, why, file, monkeypatch, caplog):
+    file.write_text(text)
+    with caplog.at_level(logging.INFO, "dmt_ray"):
+        assert choose_ray("auto") is None
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert said in record.message
+    assert str(file) in record.message
+    monkeypatch.setenv(why, "auto")
+    with pytest.raises(SettingsError, match=str(file)):
+        choose_ray("auto")
+    file.unlink()
+    with pytest.raises(SettingsError, match=f"There is no file {file}"):
+        choose_ray("auto")
+
+
+def test_a_cluster_of_another_user_is_joined_by_its_address_alone(head, file, monkeypatch, caplog):
+    port = ray_host_and_port(head)[1]
+    assert listeners(port) == {os.getuid()}
+    file.write_text(head)
+    if os.getuid() == 0:
+        os.chown(file, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda uid=os.getuid(): uid + 1)
+    with caplog.at_level(logging.INFO, "dmt_ray"):
+        assert choose_ray("auto") is None
+    assert "another user's" in caplog.text
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(SettingsError, match="another user's"):
+        choose_ray("auto")
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert choose_ray(head) is not None
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # whoever started it, this job belongs to it
+    assert choose_ray("auto") is not None
+
+
+def test_the_port_of_an_old_file_may_be_another_users_by_now(head, file, monkeypatch, caplog):
+    file.write_text(head)
+    monkeypatch.setattr(ray_address, "listeners", lambda port: {os.getuid() + 1})
+    with caplog.at_level(logging.INFO, "dmt_ray"):
+        assert choose_ray("auto") is None
+    assert "another user's" in caplog.text
+
+
+def test_tokens(guarded_head, file, monkeypatch):
+    with pytest.raises(SettingsError, match=r"asks for a token\. Set RAY_AUTH_MODE=token"):
+        choose_ray(guarded_head)
+    file.write_text(guarded_head)
+    assert choose_ray("auto") is not None  # Ray sends this user's token there
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(SettingsError, match="RAY_AUTH_MODE says not to send one"):
+        choose_ray("auto")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert choose_ray(guarded_head) is not None
+
+
+def test_addresses_that_are_none(monkeypatch):
+    for address in ("nowhere", "host:", ":6379", "host:0", "host:65536", "http://head:8265", "host:١"):
+        with pytest.raises(SettingsError, match="--ray-address is"):
+            ComputeConfig(ray_address=address)
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(SettingsError, match="RAY_ADDRESS is"):
+            choose_ray("auto")
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    with pytest.raises(SettingsError, match="dashboard"):
+        choose_ray("auto")
+    for address in ("auto", "local", "10.0.0.1:6379", "[::1]:6379", "ray://head:10001"):
+        ComputeConfig(ray_address=address)
+
+
+def test_a_run_beside_the_file_of_a_head_that_does_not_answer(photos, mute, file, tmp_path):
+    """It says so, starts a Ray of its own, and says which; nothing else of Ray's reaches the terminal before."""
+    file.write_text(mute)
+    options = ["--input", photos / "inputs", "--reference", photos / "references", "--output", tmp_path / "out"]
+    options += ["--size", 64, "--iterations", 2, "--neighbors", 8, "--weights", "random:0", "--no-lpips"]
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(JOB), *map(str, options), "--max-error-rate", "0.5"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    print(done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert "6 planned, 6 rows: 4 ok, 2 errors." in done.stdout
+    assert time.monotonic() - began < 180
+    assert f"No Ray cluster answers at {mute} (the last one that was started here, by {file})" in done.stderr
+    assert "Ray: started for this run; nodes 1, CPUs" in done.stderr
+    assert "Token authentication" not in done.stderr
+    assert "gcs_client.cc" not in done.stderr
