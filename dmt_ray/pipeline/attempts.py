@@ -1,4 +1,7 @@
-"""One actor per run that permits shards to begin and counts their tries; it needs neither torch nor Arrow."""
+"""One actor per run that permits shards to begin, counts their tries, and knows how far the run's start is.
+
+It needs neither torch nor Arrow.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ class Attempts:
     def __init__(self) -> None:
         self._begun: Counter[tuple[str, int]] = Counter()
         self._stopped = False
+        self._exemplars = 0
+        self._actors: Counter[str] = Counter()
 
     def begin(self, stage: str, shard: int) -> int:
         """Count a try of a stage; return the tries so far, this one included, or 0 when it must not begin."""
@@ -26,3 +31,15 @@ class Attempts:
     def count(self, shard: int) -> int:
         """Return the tries of the shard's most often begun stage."""
         return max((tries for (_, number), tries in self._begun.items() if number == shard), default=0)
+
+    def note_exemplars(self, read: int) -> None:
+        """Note how many exemplars were read so far."""
+        self._exemplars = read
+
+    def note_actor(self, kind: str) -> None:
+        """Note that one more actor of a kind has loaded its model."""
+        self._actors[kind] += 1
+
+    def start(self) -> tuple[int, dict[str, int]]:
+        """Return how many exemplars were read, and how many actors of each kind have been ready."""
+        return self._exemplars, dict(self._actors)

@@ -128,9 +128,10 @@ def _connect(where: RayAddress | None) -> None:
 def _log_ray(what: str, context: Any) -> None:
     nodes = sum(node["Alive"] for node in ray.nodes())
     has = ray.cluster_resources()
+    dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else "none"
     logger.info(
         "Ray: %s; nodes %d, CPUs %g, GPUs %g, dashboard %s.",
-        *(what, nodes, has.get("CPU", 0), has.get("GPU", 0), context.dashboard_url or "none"),
+        *(what, nodes, has.get("CPU", 0), has.get("GPU", 0), dashboard),
     )
 
 

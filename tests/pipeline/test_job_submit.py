@@ -1,6 +1,7 @@
-"""``ray job submit`` against a cluster of its own: rows, exit code, logs, and what is uploaded."""
+"""``ray job submit`` against a cluster of its own that asks for a token, as a cluster of today's Ray does."""
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -25,11 +26,16 @@ def free_port():
 
 @pytest.fixture
 def cluster():
-    """Start a head on loopback with its own ports and folder, give (dashboard address, folder), and end only it."""
+    """Start a head on loopback with its own ports, folder and token, and end only it.
+
+    Yields the dashboard's address, the folder, and a user's environment.
+    """
     folder = Path(tempfile.mkdtemp(prefix="dmt", dir="/tmp"))  # sockets live in it: the path must be short
     dashboard = free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    env |= {"RAY_AUTH_MODE": "disabled", "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"}
+    env |= {"PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder), "RAY_TMPDIR": str(folder)}
+    (folder / ".ray").mkdir()
+    (folder / ".ray" / "auth_token").write_text(secrets.token_hex(32))  # as any local Ray leaves it
     options = {
         "node-ip-address": "127.0.0.1",
         "port": free_port(),
@@ -37,7 +43,7 @@ def cluster():
         "dashboard-port": dashboard,
         "dashboard-agent-listen-port": free_port(),
         "ray-client-server-port": free_port(),
-        "temp-dir": folder,
+        "temp-dir": folder / "ray",
         "num-cpus": 2,
     }
     log = (folder / "start.log").open("w")
@@ -80,7 +86,8 @@ def end_processes_of(folder):
 
 
 def test_a_submitted_job_does_the_same_and_tells_its_exit_code(cluster, photos, tmp_path):
-    address, folder, env = cluster
+    address, folder, user = cluster
+    env = user | {"RAY_AUTH_MODE": "token"}
     options = ["--input", photos / "inputs", "--reference", photos / "references", "--output", tmp_path / "out"]
     options += [
         "--size",
@@ -96,7 +103,7 @@ def test_a_submitted_job_does_the_same_and_tells_its_exit_code(cluster, photos, 
         "--no-lpips",
     ]
 
-    def submit(name, *more):
+    def submit(name, *more, env=env):
         command = [RAY, "job", "submit", "--address", address, "--working-dir", ROOT, "--submission-id", name]
         command += ["--", "python", "jobs/colorize_dataset.py", *options, *more]
         deadline = time.monotonic() + 120
@@ -120,7 +127,29 @@ def test_a_submitted_job_does_the_same_and_tells_its_exit_code(cluster, photos, 
     assert "more than --max-error-rate 0.0%" in many.stdout
     assert "exit code 4" in many.stdout
 
-    uploads = [path for path in folder.glob("session_2*/runtime_resources/working_dir_files/*") if path.is_dir()]
+    refused = submit("refused", env=user)
+    assert refused.returncode == 1
+    assert "AuthenticationError: Authentication required" in refused.stderr
+
+    # Beside the head no address is needed, and Ray sends the token by itself.
+    joining = "import logging\nfrom dmt_ray.pipeline.cluster import Cluster\nlogging.basicConfig(level='INFO')\n"
+    joined = subprocess.run(
+        [sys.executable, "-c", joining + "with Cluster():\n    pass\n"],
+        env=user,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    file = folder / "ray" / "ray_current_cluster"
+    assert joined.returncode == 0, joined.stderr
+    assert (
+        f"Ray: joined {file.read_text()} (the last one that was started here, by {file}); nodes 1," in joined.stderr
+    )
+    assert f"CPUs 2, GPUs 0, dashboard {address}." in joined.stderr
+    assert "Token authentication" not in joined.stderr
+
+    uploads = [path for path in folder.glob("ray/session_2*/runtime_resources/working_dir_files/*") if path.is_dir()]
     assert uploads
     for uploaded in uploads:
         assert (uploaded / "jobs" / "colorize_dataset.py").exists()

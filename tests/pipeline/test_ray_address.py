@@ -1,4 +1,4 @@
-"""Which Ray a run joins, told from sockets and files alone; one run shows that a dead cluster's file does not hang it."""
+"""Which Ray a run joins, told from sockets and files alone; and a run beside the file of a dead cluster."""
 
 from __future__ import annotations
 
@@ -164,7 +164,8 @@ def test_a_cluster_of_another_user_is_joined_by_its_address_alone(head, file, mo
     if os.getuid() == 0:
         os.chown(file, 12345, -1)
     else:
-        monkeypatch.setattr(os, "getuid", lambda uid=os.getuid(): uid + 1)
+        me = os.getuid()
+        monkeypatch.setattr(os, "getuid", lambda: me + 1)
     with caplog.at_level(logging.INFO, "dmt_ray"):
         assert choose_ray("auto") is None
     assert "another user's" in caplog.text

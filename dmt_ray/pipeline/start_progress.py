@@ -1,0 +1,80 @@
+"""Log lines for the start of a run: exemplars that are read and actors that are loaded, before the first shard."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from dmt_ray.pipeline.actors import ReconstructionActor, TraversalActor
+from dmt_ray.pipeline.resources import PoolPlan
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two questions to the run's ``Attempts``, and between two lines that say the same.
+ASK_S = 2.0
+REPEAT_S = 10.0
+
+
+class StartProgress:
+    """Asks the run's ``Attempts`` how far the start is, never waiting for the answer, and logs what it says.
+
+    Parameters:
+        attempts: handle of the ``Attempts``.
+        exemplars: how many there are.
+        shown: False logs nothing.
+    """
+
+    def __init__(self, attempts: Any, exemplars: int, *, shown: bool) -> None:
+        self._attempts, self._exemplars, self._shown = attempts, exemplars, shown
+        self._pools: dict[str, int] | None = None
+        self._asked: ray.ObjectRef[Any] | None = None
+        self._last, self._line = time.monotonic(), ""
+        self._said = self._last
+
+    def wait_for_actors(self, pools: PoolPlan, shards: int) -> None:
+        """Tell of actors from now on, and no more of exemplars.
+
+        Parameters:
+            pools: how many there will be.
+            shards: how many there are to do; there are no more actors of a kind than that.
+        """
+        self._pools = {
+            TraversalActor.__name__: min(shards, pools.traversal.actors),
+            ReconstructionActor.__name__: min(shards, pools.reconstruction.actors),
+        }
+
+    def end(self) -> None:
+        """Ask no more: the first shard is done."""
+        self._shown = False
+
+    def look(self) -> None:
+        """Ask when it is time, and log the answer once it is there."""
+        now = time.monotonic()
+        if not self._shown or now - self._last < ASK_S:
+            return
+        if self._asked is None:
+            self._asked = self._attempts.start.remote()
+        if not ray.wait([self._asked], timeout=0)[0]:
+            return
+        asked, self._asked, self._last = self._asked, None, now
+        try:
+            line = self._describe(*ray.get(asked))
+        except RayError:  # whoever waits for the run's results tells why
+            return
+        if line and (line != self._line or now - self._said >= REPEAT_S):
+            self._line, self._said = line, now
+            logger.info("%s", line)
+
+    def _describe(self, exemplars: int, actors: dict[str, int]) -> str:
+        if self._pools is None:
+            return f"Exemplars: {exemplars} of {self._exemplars} read." if self._exemplars else ""
+        # A process that died and was started again counts twice.
+        ready = [f"{min(count, actors.get(kind, 0))} of {count} {_NAMES[kind]}" for kind, count in self._pools.items()]
+        return f"Actors ready: {', '.join(ready)}."
+
+
+_NAMES = {TraversalActor.__name__: "traversal", ReconstructionActor.__name__: "reconstruction"}
