@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -115,6 +115,7 @@ def learn_exemplars(
     config: JobConfig,
     device: str,
     judge: JudgeModel | None = None,
+    on_read: Callable[[int], None] = lambda read: None,
 ) -> tuple[dict[str, Array], LearnReport]:
     """Read the exemplars and make what all actors share, or open it where it is saved.
 
@@ -124,6 +125,7 @@ def learn_exemplars(
         config: the run's options.
         device: torch device.
         judge: what the run's judge is made from; it learns from the same reading of the exemplars.
+        on_read: gets the number of exemplars that were read, after each of them.
 
     Raises:
         SettingsError: none of a set can be used.
@@ -137,7 +139,7 @@ def learn_exemplars(
     if config.model.normalise:
         means = _activations(arrays, sets, config, device)
         arrays = normalised(arrays, config.model.backbone, means)
-    loader = ExemplarLoader(sets, config)
+    loader = ExemplarLoader(sets, config, on_read)
     judged = None if judge is None else JudgedPictures(loader, judge, device)
     exemplars = job.learn(make_network(arrays, config, device), judged or loader, config) | means
     if judged is None:
@@ -176,10 +178,14 @@ class ExemplarLoader(ExemplarPictures):
     Parameters:
         sets: the exemplars.
         config: the run's options.
+        on_read: gets the number of exemplars that were read, after each of them.
     """
 
-    def __init__(self, sets: ExemplarSets, config: JobConfig) -> None:
+    def __init__(
+        self, sets: ExemplarSets, config: JobConfig, on_read: Callable[[int], None] = lambda read: None
+    ) -> None:
         self.sets, self.config = sets, config
+        self._on_read, self._read = on_read, 0
         self.skipped: list[str] = []
         """One sentence for each exemplar that was left out."""
         self._job = job_of(config)
@@ -209,6 +215,8 @@ class ExemplarLoader(ExemplarPictures):
                 part = slice(start, start + _READ_AHEAD)
                 read = threads.map(lambda item: self._load(option, item), found.items[part])
                 for weight, loaded in zip(weights[part], read, strict=True):
+                    self._read += 1
+                    self._on_read(self._read)
                     if isinstance(loaded, str):
                         self.skipped.append(loaded)
                         first = first or loaded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 #: One row per shard between the two kinds of actor; the fields of ``TraversedShard``.
 PAYLOAD_SCHEMA = pa.schema([("shard", pa.int64()), ("payload", pa.large_binary()), ("attempts", pa.int64())])
+#: Seconds between two notes of how many exemplars were read.
+NOTE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class ShardActor:
             judge=judge,
             containers=self.plan.containers,
         )
+        shared.attempts_actor.note_actor.remote(type(self).__name__)
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -192,12 +196,20 @@ class IsolationActor(ShardActor):
 
 
 def make_exemplars(
-    arrays: Arrays, sets: ExemplarSets, config: JobConfig, threads: int, judge: JudgeModel | None
+    arrays: Arrays, sets: ExemplarSets, config: JobConfig, threads: int, judge: JudgeModel | None, attempts_actor: Any
 ) -> tuple[Arrays, LearnReport]:
     """Make the exemplars once, on a GPU when Ray gave one; they stay in the object store. See learn_exemplars."""
     configure_worker(threads)
     device = pick_device(ray.get_gpu_ids(), torch.cuda.is_available())
-    return learn_exemplars(arrays, sets, config, device, judge)
+    total, noted = sum(len(found.items) for found in sets.values()), 0.0
+
+    def note(read: int) -> None:
+        nonlocal noted
+        if read == total or time.monotonic() - noted >= NOTE_S:
+            noted = time.monotonic()
+            attempts_actor.note_exemplars.remote(read)
+
+    return learn_exemplars(arrays, sets, config, device, judge, note)
 
 
 def expected_of(shared: Shared, plan: Plan) -> Expected:

@@ -57,4 +57,8 @@ class Progress:
         if self._lines and (now - self._last >= INTERVAL or self.count >= self.total):
             self._last = now
             rate = (self.count - self.start) / max(1e-9, now - self._began)
-            logger.info("%d of %d rows, %d errors, %.2f rows/s", self.count, self.total, self.errors, rate)
+            left = tqdm.format_interval((self.total - self.count) / max(1e-9, rate))
+            logger.info(
+                "%d of %d rows, %d errors, %.2f rows/s, %s left",
+                *(self.count, self.total, self.errors, rate, left),
+            )

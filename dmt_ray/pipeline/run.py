@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dmt_ray.pipeline.actors import Shared
     from dmt_ray.pipeline.cluster import Cluster
     from dmt_ray.pipeline.resources import PoolPlan
+    from dmt_ray.pipeline.start_progress import StartProgress
 
 logger = logging.getLogger(__name__)
 
@@ -166,11 +167,20 @@ def _run_on_ray(run: PreparedRun, outcome: RunOutcome, stopper: Stopper) -> None
     """Do what is to do, and note in ``outcome`` what was done; log what ends it early."""
     from dmt_ray.pipeline.cluster import Cluster
     from dmt_ray.pipeline.failures import log_failure
-    from dmt_ray.pipeline.stream import share_exemplars
+    from dmt_ray.pipeline.start_progress import StartProgress
+    from dmt_ray.pipeline.stream import share_exemplars, start_attempts
 
     with Cluster(run.config.compute.ray_address) as cluster:
+        attempts_actor = start_attempts()
+        count = sum(len(found.items) for found in run.exemplars.values())
+        start = StartProgress(attempts_actor, count, shown=run.config.run.progress)
+
+        def look() -> None:
+            cluster.check()
+            start.look()
+
         try:
-            shared, pools, learned = call_polling(lambda: share_exemplars(run), cluster.check)
+            shared, pools, learned = call_polling(lambda: share_exemplars(run, attempts_actor), look)
         except DmtError:
             raise
         except Exception as error:
@@ -190,7 +200,8 @@ def _run_on_ray(run: PreparedRun, outcome: RunOutcome, stopper: Stopper) -> None
         outcome.written = True
         began = time.monotonic()
         try:
-            _run_shards(run, shared, pools, cluster, outcome, stopper)
+            start.wait_for_actors(pools, len(run.todo))
+            _run_shards(run, shared, pools, cluster, outcome, stopper, start)
         except Exception as error:
             # What is committed stays; the closing check says what is missing, and the exit code tells.
             log_failure(error)
@@ -198,7 +209,13 @@ def _run_on_ray(run: PreparedRun, outcome: RunOutcome, stopper: Stopper) -> None
 
 
 def _run_shards(
-    run: PreparedRun, shared: Shared, pools: PoolPlan, cluster: Cluster, outcome: RunOutcome, stopper: Stopper
+    run: PreparedRun,
+    shared: Shared,
+    pools: PoolPlan,
+    cluster: Cluster,
+    outcome: RunOutcome,
+    stopper: Stopper,
+    start: StartProgress,
 ) -> None:
     """Run the shards, and then those that were lost to crashes image by image.
 
@@ -211,6 +228,7 @@ def _run_shards(
     def look() -> None:
         stopper.look()
         cluster.check()
+        start.look()
 
     keep_manifold(run, shared, outcome.judge)
     planned = len(run.config.strengths) * run.shards.images
@@ -218,6 +236,7 @@ def _run_shards(
     with stopper, Progress(planned, planned - run.rows_todo, shown=run.config.run.progress) as progress:
 
         def count(summary: ShardSummary) -> None:
+            start.end()
             outcome.add(summary)
             progress.add(summary.rows, summary.errors)
             stopper.count(summary.rows, summary.errors)

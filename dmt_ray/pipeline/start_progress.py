@@ -30,7 +30,7 @@ class StartProgress:
 
     def __init__(self, attempts: Any, exemplars: int, *, shown: bool) -> None:
         self._attempts, self._exemplars, self._shown = attempts, exemplars, shown
-        self._pools: dict[str, int] | None = None
+        self._pools: list[tuple[str, str, int]] | None = None
         self._asked: ray.ObjectRef[Any] | None = None
         self._last, self._line = time.monotonic(), ""
         self._said = self._last
@@ -42,10 +42,10 @@ class StartProgress:
             pools: how many there will be.
             shards: how many there are to do; there are no more actors of a kind than that.
         """
-        self._pools = {
-            TraversalActor.__name__: min(shards, pools.traversal.actors),
-            ReconstructionActor.__name__: min(shards, pools.reconstruction.actors),
-        }
+        self._pools = [
+            ("traversal", TraversalActor.__name__, min(shards, pools.traversal.actors)),
+            ("reconstruction", ReconstructionActor.__name__, min(shards, pools.reconstruction.actors)),
+        ]
 
     def end(self) -> None:
         """Ask no more: the first shard is done."""
@@ -73,8 +73,5 @@ class StartProgress:
         if self._pools is None:
             return f"Exemplars: {exemplars} of {self._exemplars} read." if self._exemplars else ""
         # A process that died and was started again counts twice.
-        ready = [f"{min(count, actors.get(kind, 0))} of {count} {_NAMES[kind]}" for kind, count in self._pools.items()]
-        return f"Actors ready: {', '.join(ready)}."
-
-
-_NAMES = {TraversalActor.__name__: "traversal", ReconstructionActor.__name__: "reconstruction"}
+        ready = [f"{name} {min(count, actors.get(kind, 0))} of {count}" for name, kind, count in self._pools]
+        return f"Actors that are ready: {', '.join(ready)}."

@@ -17,6 +17,7 @@ from ray.exceptions import RayTaskError
 
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.jobs.exemplars import LearnReport
+from dmt_ray.jobs.job import Arrays
 from dmt_ray.output.plan import Plan, plan_bytes
 from dmt_ray.pipeline.actors import ReconstructionActor, Shared, TraversalActor, make_exemplars
 from dmt_ray.pipeline.attempts import Attempts
@@ -33,7 +34,13 @@ LOST_SHARE = 0.1
 MIN_LOST = 16
 
 
-def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, LearnReport]:
+def start_attempts() -> Any:
+    """Return a handle of the run's ``Attempts``."""
+    attempts_actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts)
+    return attempts_actor.remote()
+
+
+def share_exemplars(run: PreparedRun, attempts_actor: Any) -> tuple[Shared, PoolPlan, LearnReport]:
     """Put weights and exemplars into the object store, once for all actors, and size the pools.
 
     Returns what the actors share, the pools, and what there is to tell of the exemplars and the judge.
@@ -43,12 +50,13 @@ def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, LearnReport]:
     """
     config = run.config
     pools = plan_pools([node["Resources"] for node in ray.nodes() if node["Alive"]], config.compute, len(run.todo))
+    logger.info("Weights: %s go to the nodes.", _megabytes(run.weights.arrays))
     arrays = ray.put(run.weights.arrays)
     judge = ray.put(run.judge)
     gpus = pools.reconstruction.num_gpus
     task: Any = ray.remote(num_cpus=0 if gpus else 1, num_gpus=gpus, num_returns=2, max_retries=2)(make_exemplars)
-    exemplars, report = task.remote(arrays, run.exemplars, config, pools.reconstruction.threads, judge)
-    attempts_actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts)
+    threads = pools.reconstruction.threads
+    exemplars, report = task.remote(arrays, run.exemplars, config, threads, judge, attempts_actor)
     try:
         learned: LearnReport = ray.get(report)
     except RayTaskError as error:
@@ -66,7 +74,7 @@ def share_exemplars(run: PreparedRun) -> tuple[Shared, PoolPlan, LearnReport]:
         run.weights_label,
         run.fingerprint,
         frozenset(run.retry),
-        attempts_actor.remote(),
+        attempts_actor,
     )
     return shared, pools, learned
 
@@ -115,3 +123,7 @@ def _pool(plan: ActorPlan, shared: Shared, shards: int) -> dict[str, Any]:
         "max_restarts": -1,
         "max_task_retries": SHARD_RETRIES,
     }
+
+
+def _megabytes(arrays: Arrays) -> str:
+    return f"{sum(array.nbytes for array in arrays.values()) / 1e6:.0f} MB"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -212,9 +215,13 @@ def test_addresses_that_are_none(monkeypatch):
         ComputeConfig(ray_address=address)
 
 
-def test_a_run_beside_the_file_of_a_head_that_does_not_answer(photos, mute, file, tmp_path):
-    """It says so, starts a Ray of its own, and says which; nothing else of Ray's reaches the terminal before."""
+def test_a_run_beside_the_file_of_a_head_that_does_not_answer(photos, mute, monkeypatch, tmp_path):
+    """It says so, starts a Ray of its own, says which, and how far the start is."""
+    folder = Path(tempfile.mkdtemp(prefix="dmt", dir="/tmp"))  # sockets live in it: the path must be short
+    file = folder / "ray" / "ray_current_cluster"
+    file.parent.mkdir()
     file.write_text(mute)
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
     options = ["--input", photos / "inputs", "--reference", photos / "references", "--output", tmp_path / "out"]
     options += ["--size", 64, "--iterations", 2, "--neighbors", 8, "--weights", "random:0", "--no-lpips"]
     began = time.monotonic()
@@ -224,11 +231,14 @@ def test_a_run_beside_the_file_of_a_head_that_does_not_answer(photos, mute, file
         text=True,
         timeout=240,
     )
-    print(done.stderr)
+    shutil.rmtree(folder, ignore_errors=True)
     assert done.returncode == 0, done.stderr
     assert "6 planned, 6 rows: 4 ok, 2 errors." in done.stdout
     assert time.monotonic() - began < 180
     assert f"No Ray cluster answers at {mute} (the last one that was started here, by {file})" in done.stderr
     assert "Ray: started for this run; nodes 1, CPUs" in done.stderr
+    assert "Exemplars: 5 of 5 read." in done.stderr
+    assert "Actors that are ready: traversal " in done.stderr
+    assert re.search(r"6 of 6 rows, 2 errors, \d+\.\d\d rows/s, 00:00 left", done.stderr)
     assert "Token authentication" not in done.stderr
     assert "gcs_client.cc" not in done.stderr
