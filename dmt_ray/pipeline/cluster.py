@@ -157,8 +157,26 @@ def _init_ray(address: str | None) -> Any:
     """Call ``ray.init`` without resource arguments: a cluster has its own, and a local Ray counts the machine's."""
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
-    with _keeping_signals(), _in_a_safe_folder():
+    with _keeping_signals(), _in_a_safe_folder(), _quiet_driver():
         return ray.init(address, logging_level=logging.WARNING, log_to_driver=True)
+
+
+@contextmanager
+def _quiet_driver() -> Iterator[None]:
+    """Keep the messages of this process's native code off the terminal, where each run would show two or three.
+
+    ``putenv`` changes the environment that native code sees. The processes that Ray starts get ``os.environ``, and
+    log as always.
+    """
+    name = "RAY_BACKEND_LOG_LEVEL"
+    if name in os.environ:
+        yield
+        return
+    os.putenv(name, "fatal")
+    try:
+        yield
+    finally:
+        os.unsetenv(name)
 
 
 @contextmanager

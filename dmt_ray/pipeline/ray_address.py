@@ -67,8 +67,10 @@ def ray_folder() -> str:
 def accepts(address: str, seconds: float) -> bool:
     """Tell whether something accepts connections at ``host:port``."""
     place = ray_host_and_port(address)
+    if place is None:
+        return False
     try:
-        socket.create_connection(place, timeout=seconds).close()  # type: ignore[arg-type]
+        socket.create_connection(place, timeout=seconds).close()
     except OSError:
         return False
     return True
@@ -99,49 +101,49 @@ def _named(address: str, origin: str) -> RayAddress | None:
 
 
 def _of_file(required: str, submitted: bool) -> RayAddress | None:
-    """Return the cluster that Ray's file of the last ``ray start`` names.
+    """Return the cluster that Ray's file of the last ``ray start`` names; None, and log why, where it is no good.
 
     Parameters:
-        required: why it has to be there; empty: a local Ray will do.
-        submitted: the cluster started this process, so it does not matter who started the cluster.
+        required: why a cluster has to be there; empty: a local Ray will do.
+        submitted: a cluster started this process, so it does not matter who started the cluster.
+
+    Raises:
+        SettingsError: it is no good, and required; or it wants a token that RAY_AUTH_MODE forbids to send.
     """
-    file = files.join(ray_folder(), "ray_current_cluster")
+    found = _read(files.join(ray_folder(), "ray_current_cluster"), submitted)
+    if isinstance(found, RayAddress):
+        return found
+    level, reason = found
+    if required:
+        raise SettingsError(f"{reason} ({required}). Start it, name another, or take --ray-address local.")
+    logger.log(level, "%s. A local Ray is started for this run.", reason)
+    return None
+
+
+def _read(file: str, submitted: bool) -> RayAddress | tuple[int, str]:
+    """Return the cluster that a file names, or why not, with the level at which to log it."""
     origin = f"the last one that was started here, by {file}"
     try:
         owner = os.lstat(file).st_uid
         address = files.read_bytes(file)[:300].decode(errors="replace").strip()
     except FileNotFoundError:
-        return _without(f"There is no file {file}, so no Ray cluster was started on this machine", required, None)
+        return logging.DEBUG, f"There is no file {file}, so no Ray cluster was started on this machine"
     except (OSError, StorageError) as error:
-        return _without(f"{file} cannot be read ({error})", required, logging.WARNING)
+        return logging.WARNING, f"{file} cannot be read ({error})"
     if ray_host_and_port(address) is None:
-        return _without(f"{file} holds no address of a Ray cluster", required, logging.WARNING)
+        return logging.WARNING, f"{file} holds no address of a Ray cluster"
     if not submitted and _is_of_others(owner, address):
-        reason = (
-            f"The Ray cluster at {address} ({origin}) is another user's, and only --ray-address {address} joins it"
-        )
-        return _without(reason, required, logging.INFO)
+        joins = f"--ray-address {address} joins it"
+        return logging.INFO, f"The Ray cluster at {address} ({origin}) is another user's; {joins}"
     answer = ask(address)
     if answer is None:
-        return _without(f"No Ray cluster answers at {address} ({origin})", required, logging.WARNING)
+        return logging.WARNING, f"No Ray cluster answers at {address} ({origin})"
     if answer == "token" and os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         raise SettingsError(
             f"The Ray cluster at {address} ({origin}) asks for a token, and RAY_AUTH_MODE says not to send one. "
             "Unset it, or take --ray-address local."
         )
     return RayAddress(address, origin, found=True)
-
-
-def _without(reason: str, required: str, level: int | None) -> None:
-    """Log why a local Ray is started, unless a cluster is required.
-
-    Raises:
-        SettingsError: it is.
-    """
-    if required:
-        raise SettingsError(f"{reason} ({required}). Start it, name another, or take --ray-address local.")
-    if level is not None:
-        logger.log(level, "%s. A local Ray is started for this run.", reason)
 
 
 def _is_of_others(owner: int, address: str) -> bool:

@@ -122,7 +122,9 @@ def test_a_submitted_job_does_the_same_and_tells_its_exit_code(cluster, photos, 
     frame = pd.read_parquet(str(tmp_path / "out" / "shards"))
     assert sorted(frame.status) == ["error"] * 2 + ["ok"] * 4
 
-    many = submit("many", "--max-error-rate", 0)
+    token = (folder / ".ray" / "auth_token").read_text()
+    elsewhere = env | {"HOME": str(tmp_path), "RAY_AUTH_TOKEN": token}  # as on a machine without the token's file
+    many = submit("many", "--max-error-rate", 0, env=elsewhere)
     assert many.returncode == 1  # ray job submit knows only 0 and 1; the log and the job's record say which
     assert "more than --max-error-rate 0.0%" in many.stdout
     assert "exit code 4" in many.stdout
