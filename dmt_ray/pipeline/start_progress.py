@@ -36,12 +36,13 @@ class StartProgress:
         self._said = self._last
 
     def wait_for_actors(self, pools: PoolPlan, shards: int) -> None:
-        """Tell of actors from now on, and no more of exemplars.
+        """Tell of actors from now on: all exemplars were read.
 
         Parameters:
             pools: how many there will be.
             shards: how many there are to do; there are no more actors of a kind than that.
         """
+        self._say(self._describe(self._exemplars, {}))
         self._pools = [
             ("traversal", TraversalActor.__name__, min(shards, pools.traversal.actors)),
             ("reconstruction", ReconstructionActor.__name__, min(shards, pools.reconstruction.actors)),
@@ -65,8 +66,14 @@ class StartProgress:
             line = self._describe(*ray.get(asked))
         except RayError:  # whoever waits for the run's results tells why
             return
-        if line and (line != self._line or now - self._said >= REPEAT_S):
-            self._line, self._said = line, now
+        if line != self._line or now - self._said >= REPEAT_S:
+            self._said = now
+            self._line = ""
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        if line and line != self._line and self._shown:
+            self._line = line
             logger.info("%s", line)
 
     def _describe(self, exemplars: int, actors: dict[str, int]) -> str:
