@@ -19,6 +19,7 @@ POOLS = PoolPlan(traversal=ActorPlan(2, 1, 0, 1), reconstruction=ActorPlan(4, 1,
 @pytest.fixture
 def attempts(local_ray, monkeypatch):
     monkeypatch.setattr(start_progress, "ASK_S", 0.0)
+    monkeypatch.setattr(start_progress, "REPEAT_S", 1000.0)
     actor = start_attempts()
     yield actor
     ray.kill(actor)
