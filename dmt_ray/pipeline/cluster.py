@@ -163,8 +163,9 @@ def _init_ray(address: str | None) -> Any:
 
 @contextmanager
 def _quiet_driver() -> Iterator[None]:
-    """Keep the messages of this process's native code off the terminal, where each run would show two or three.
+    """Keep the messages of this process's native code off the terminal, where each run would show errors that are none.
 
+    One line stays, which says at which level it logs.
     ``putenv`` changes the environment that native code sees. The processes that Ray starts get ``os.environ``, and
     log as always.
     """
