@@ -163,7 +163,7 @@ def _init_ray(address: str | None) -> Any:
 
 @contextmanager
 def _quiet_driver() -> Iterator[None]:
-    """Keep the messages of this process's native code off the terminal, where each run would show errors that are none.
+    """Keep the messages of this process's native code off the terminal: each run would show errors that are none.
 
     One line stays, which says at which level it logs.
     ``putenv`` changes the environment that native code sees. The processes that Ray starts get ``os.environ``, and
