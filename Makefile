@@ -20,13 +20,14 @@ help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
 	@echo "PYTHON=... chooses the interpreter of .venv (now: $(PYTHON))."
 
-demo: $(VENV)/.demo-installed ## Colorize a few real photos on a local Ray and draw a contact sheet
+demo: $(VENV)/.demo-installed ## Colorize a few real photos on a local Ray and draw a contact sheet and a page
 	$(VENV)/bin/dmt-ray weights
 	$(RUN) demo/build_dataset.py --output demo/data
 	rm -rf demo/output
 	$(RUN) jobs/colorize_dataset.py --input demo/data/inputs --reference demo/data/references \
 		--output demo/output --size 192 --shard-size 4
 	$(RUN) demo/score.py --data demo/data --output demo/output
+	$(VENV)/bin/dmt-ray report demo/output
 
 test: $(VENV)/.dev-installed ## Run the default test suite
 	$(VENV)/bin/dmt-ray weights
