@@ -16,6 +16,7 @@ from packaging.version import Version
 from referencing import Registry, Resource
 
 from dmt_ray.cli import parse_options
+from dmt_ray.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -141,7 +142,7 @@ def test_it_runs_this_very_job_and_repeats_it_on_one_code_alone(rayjob, entrypoi
 
 def test_an_option_that_the_job_does_not_know_would_fail(rayjob):
     """The parsing above does something."""
-    with pytest.raises(SystemExit):
+    with pytest.raises(SettingsError, match="--sise is no option of colorize; did you mean --size"):
         parse_options("colorize", [*_commands(rayjob)[2], "--sise", "96"])
 
 
