@@ -31,6 +31,8 @@ CHECK_S = 2.0
 LOST_S = 20.0
 #: Free bytes without which no local Ray is started: its logs alone soon take as much.
 ROOM_BYTES = 10 * 2**20
+#: How often a local Ray is started when it does not come up in time, as on a busy machine.
+_LOCAL_STARTS = 3
 #: Ray's modules that say with each start which Ray they took and whether it wants a token; the line of ``_log_ray``
 #: and the messages of ``choose_ray`` say what a user can act on.
 _CHATTY = ("ray._private.authentication.authentication_token_setup", "ray._private.services")
@@ -143,14 +145,20 @@ def _start_local() -> Any:
     )
     if not has_room(folder, ROOM_BYTES):
         raise SettingsError(full)  # Ray itself takes minutes to fail
-    try:
-        return _init_ray(LOCAL_RAY)
-    except Exception as error:
-        if is_out_of_space(error, folder):
-            raise SettingsError(full) from error
-        raise SettingsError(
-            f"No local Ray can be started ({_in_one_line(error)}); its logs are in {folder}."
-        ) from error
+    for left in reversed(range(_LOCAL_STARTS)):
+        try:
+            return _init_ray(LOCAL_RAY)
+        except Exception as error:
+            if is_out_of_space(error, folder):
+                raise SettingsError(full) from error
+            if left and "timed out during startup" in str(error):
+                logger.warning("Ray was not up within the 30 seconds that it gives itself; it is started once more.")
+                ray.shutdown()
+                continue
+            raise SettingsError(
+                f"No local Ray can be started ({_in_one_line(error)}); its logs are in {folder}."
+            ) from error
+    raise AssertionError("the last start returns or raises")
 
 
 def _init_ray(address: str | None) -> Any:

@@ -19,7 +19,7 @@ import pytest
 
 from dmt_ray.config import ComputeConfig, ray_host_and_port
 from dmt_ray.errors import SettingsError
-from dmt_ray.pipeline import ray_address
+from dmt_ray.pipeline import cluster, ray_address
 from dmt_ray.pipeline.ray_address import RayAddress, ask, choose_ray, listeners
 
 JOB = Path(__file__).parents[2] / "jobs" / "colorize_dataset.py"
@@ -243,3 +243,25 @@ def test_a_run_beside_the_file_of_a_head_that_does_not_answer(photos, mute, monk
     native = re.findall(r"\w+\.cc:.*", done.stderr)  # Ray tells the level that its native code logs at, and no more
     assert len(native) == 1, native
     assert "Set ray log level" in native[0]
+
+
+@pytest.mark.parametrize("late", [1, 2, 3])
+def test_a_local_ray_that_is_not_up_in_time_is_started_again(late, monkeypatch, caplog):
+    """Ray gives itself thirty seconds, which a busy machine may not have; a stand-in says that it had not."""
+    starts = []
+
+    def start(address):
+        starts.append(address)
+        if len(starts) <= late:
+            raise RuntimeError("The current node timed out during startup. This could happen because ...")
+        return "context"
+
+    monkeypatch.setattr(cluster, "_init_ray", start)
+    if late < 3:
+        assert cluster._start_local() == "context"
+        assert len(starts) == late + 1
+    else:
+        with pytest.raises(SettingsError, match=r"No local Ray can be started .*timed out"):
+            cluster._start_local()
+        assert len(starts) == 3
+    assert caplog.text.count("it is started once more") == min(late, 2)
