@@ -7,7 +7,6 @@ the rows: a quarter of them must need almost as much.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -15,20 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
+from _made_output import make_output
 
-from dmt_ray.output.commit import commit_shard
-from dmt_ray.output.expected import Expected
-from dmt_ray.output.input_columns import output_fields
-from dmt_ray.output.plan import PLAN_FILE, load_plan, make_plan
-from dmt_ray.output.run_record import RUN_FILE
-from dmt_ray.output.schema import SCHEMA_VERSION, rows_table
-from dmt_ray.storage import files
-from dmt_ray.storage.images import encode_image
-from dmt_ray.storage.inputs.listing import Listing, listing_batch
-
-SHARD_SIZE = 32
 FORMATS = ("files", "webdataset", "huggingface")
 #: Megabytes by which the peak may exceed that of a quarter of the rows, which may not give every thread a file.
 MOST_GROWTH_MB = 300
@@ -55,7 +42,8 @@ def main() -> int:
         print("| format | rows | MB | s | rows/s | peak MB |\n|---|---|---|---|---|---|")
         for rows in sizes:
             output = str(Path(folder, f"run-{rows}"))
-            size = _make_output(output, rows)
+            # In folders of a thousand.
+            size, _ = make_output(output, [f"{index // 1000:04d}/{index:07d}.jpg" for index in range(rows)])
             for name in FORMATS:
                 dest = Path(folder, f"{name}-{rows}")
                 seconds, pictures, peaks[name, rows] = _export(output, str(dest), name, options.file_size)
@@ -79,31 +67,6 @@ def _export(output: str, dest: str, name: str, file_size: int) -> tuple[float, i
     seconds = time.perf_counter() - began
     numbers = dict(re.findall(r"(\w+) (\d+)", said))
     return seconds, int(numbers["pictures"]), int(numbers["peak"]) * 1024 / 1e6
-
-
-def _make_output(folder: str, rows: int) -> int:
-    """Write an output with made-up rows in folders of a thousand; return its size in bytes."""
-    random = np.random.default_rng(0)
-    pictures = [encode_image(random.integers(0, 256, (96, 96, 3), np.uint8), "png", 95) for _ in range(12)]
-    ids = [f"{index // 1000:04d}/{index:07d}.jpg" for index in range(rows)]
-    listing = Listing(lambda: iter([listing_batch(ids, ids)]), pa.schema([]))
-    plan = make_plan(listing, SHARD_SIZE, output_fields(pa.schema([])))
-    output = Path(folder)
-    output.mkdir()
-    (output / PLAN_FILE).write_bytes(files.read_bytes(plan.file.uri))
-    record = {"program": "dmt_ray colorize", "steps": 1, "fingerprint": "made up", "schema_version": SCHEMA_VERSION}
-    (output / RUN_FILE).write_text(json.dumps(record))
-    plan = load_plan(folder)
-    expected = Expected.of(folder, plan, steps=1, fingerprint="made up")
-    for shard in plan:
-        made = [
-            {"id": item.id, "uri": item.uri, "step": 0, "strength": 2.0, "status": "ok"}
-            | {"displacement_norm": 1.0, "width": 96, "height": 96}
-            | {"image": pictures[index % len(pictures)], "image_format": "png"}
-            for index, item in enumerate(shard.items)
-        ]
-        commit_shard(shard, rows_table(made), expected)
-    return sum(path.stat().st_size for path in output.rglob("*.parquet"))
 
 
 if __name__ == "__main__":

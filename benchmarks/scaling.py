@@ -22,8 +22,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 import tyro
+from _made_output import flat_ids, make_output
 from planning import anonymous_bytes
-from verify_speed import make_output
 
 from dmt_ray.errors import DmtError
 from dmt_ray.method.colorizer import assemble, working_luma
@@ -106,7 +106,7 @@ def _cpu(action: Callable[[], T]) -> tuple[float, T]:
 
 def _row_bytes(rows: int = 3200) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        size, pictures = make_output(folder, rows)
+        size, pictures = make_output(folder, flat_ids(rows))
         return (size - pictures) / rows
 
 
