@@ -145,20 +145,20 @@ def _start_local() -> Any:
     )
     if not has_room(folder, ROOM_BYTES):
         raise SettingsError(full)  # Ray itself takes minutes to fail
-    for left in reversed(range(_LOCAL_STARTS)):
+    starts = 1
+    while True:
         try:
             return _init_ray(LOCAL_RAY)
         except Exception as error:
             if is_out_of_space(error, folder):
                 raise SettingsError(full) from error
-            if left and "timed out during startup" in str(error):
-                logger.warning("Ray was not up within the 30 seconds that it gives itself; it is started once more.")
-                ray.shutdown()
-                continue
-            raise SettingsError(
-                f"No local Ray can be started ({_in_one_line(error)}); its logs are in {folder}."
-            ) from error
-    raise AssertionError("the last start returns or raises")
+            if starts == _LOCAL_STARTS or "timed out during startup" not in str(error):
+                raise SettingsError(
+                    f"No local Ray can be started ({_in_one_line(error)}); its logs are in {folder}."
+                ) from error
+        logger.warning("Ray was not up within the 30 seconds that it gives itself; it is started once more.")
+        ray.shutdown()
+        starts += 1
 
 
 def _init_ray(address: str | None) -> Any:

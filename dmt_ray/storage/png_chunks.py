@@ -10,15 +10,22 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BEHIND_HEADER = len(SIGNATURE) + 25
 
 
+def chunk_spans(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of each chunk, up to the first that is cut short; none of what is no PNG file."""
+    place = len(SIGNATURE) if data.startswith(SIGNATURE) else len(data)
+    while place + 12 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if end > len(data):
+            return
+        yield place, end
+        place = end
+
+
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """Yield the type and content of each chunk behind the signature, as far as they are whole."""
-    view, place = memoryview(data), len(SIGNATURE)
-    while place + 12 <= len(view):
-        size = int.from_bytes(view[place : place + 4], "big")
-        if place + 12 + size > len(view):
-            return
-        yield bytes(view[place + 4 : place + 8]), view[place + 8 : place + 8 + size]
-        place += 12 + size
+    view = memoryview(data)
+    for start, end in chunk_spans(data):
+        yield bytes(view[start + 4 : start + 8]), view[start + 8 : end - 4]
 
 
 def icc_profile(data: bytes) -> bytes | None:

@@ -20,7 +20,7 @@ from dmt_ray.storage.decoding.decoded import DecodedImage, Rgb
 from dmt_ray.storage.decoding.depth import to_8_bits
 from dmt_ray.storage.decoding.frames import count_frames
 from dmt_ray.storage.decoding.jxl_header import jxl_header
-from dmt_ray.storage.decoding.png_chunks import without_large_texts
+from dmt_ray.storage.decoding.png_texts import without_large_texts
 from dmt_ray.storage.decoding.raw import decode_raw
 from dmt_ray.storage.decoding.refusing import check_pixels, one_line, too_large
 from dmt_ray.storage.decoding.signatures import image_format, no_image, other_image

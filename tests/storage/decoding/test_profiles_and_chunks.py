@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from dmt_ray.storage.decoding.png_chunks import without_large_texts
+from dmt_ray.storage.decoding.png_texts import without_large_texts
 from dmt_ray.storage.images import decode_image
 
 LIMIT = 1_000_000

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from dmt_ray.storage.png_chunks import chunk_spans
+
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _PROFILE = b"iCCP"
 #: The texts that Pillow takes an orientation from; of no other is there any use here.
@@ -24,7 +24,7 @@ def without_large_texts(data: bytes) -> tuple[bytes, bytes | None]:
     kept: list[bytes] = []
     profile = None
     done = 0
-    for start, end in _chunks(data):
+    for start, end in chunk_spans(data):
         kind, body = data[start + 4 : start + 8], memoryview(data)[start + 8 : end - 4]
         if kind in _TEXTS:
             if _is_useful(kind, bytes(body[: _PILLOW_BYTES + 1])):
@@ -42,17 +42,6 @@ def without_large_texts(data: bytes) -> tuple[bytes, bytes | None]:
     if not done:
         return data, None
     return b"".join([*kept, data[done:]]), profile
-
-
-def _chunks(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of each whole chunk, up to the first that is cut short."""
-    place = len(_SIGNATURE) if data.startswith(_SIGNATURE) else len(data)
-    while place + 12 <= len(data):
-        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
-        if end > len(data):
-            return
-        yield place, end
-        place = end
 
 
 def _is_useful(kind: bytes, body: bytes) -> bool:
