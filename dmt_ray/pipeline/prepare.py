@@ -11,8 +11,6 @@ from importlib import metadata
 from typing import Any
 from urllib.parse import urlsplit
 
-import pyarrow as pa
-
 from dmt_ray.errors import SettingsError
 from dmt_ray.jobs.exemplar_sets import balance_record, listing_checksum
 from dmt_ray.jobs.exemplars import ExemplarSets, check_exemplars, content_checksum, list_exemplars
@@ -30,27 +28,27 @@ from dmt_ray.output.claim import Found, begin, extend, find_run, plan_to_resume
 from dmt_ray.output.commit import SHARDS_FOLDER, shard_name
 from dmt_ray.output.dataset_card import output_card, write_card
 from dmt_ray.output.expected import Expected
-from dmt_ray.output.input_columns import output_fields
-from dmt_ray.output.masked_plan import completed
-from dmt_ray.output.plan import Plan, extend_plan, load_plan, make_plan
+from dmt_ray.output.plan import Plan, load_plan
 from dmt_ray.output.report import some_of
 from dmt_ray.output.run_record import PROGRAM, RUN_FILE, RunRecord, read_run
 from dmt_ray.output.schema import SCHEMA_VERSION
 from dmt_ray.output.shard_file import committed
 from dmt_ray.output.versions import check_can_add, recorded_expected
 from dmt_ray.pipeline.fingerprint import as_recorded, check_same, deciding_settings, fingerprint
+from dmt_ray.pipeline.planning import (
+    extended_plan,
+    list_run_inputs,
+    listing_record,
+    new_plan,
+    with_secrets,
+)
 from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
-from dmt_ray.storage.inputs.formats import OptionNames
 from dmt_ray.storage.inputs.listing import Listing
-from dmt_ray.storage.inputs.registry import open_listing
 from dmt_ray.storage.models.weights import Weights, load_lpips, resolve_weights
 from dmt_ray.storage.png16 import check_can_encode
 
 logger = logging.getLogger(__name__)
-
-#: The option that decides which kind of input a place is.
-KIND_OPTION = "--input-kind"
 
 #: Damaged shards that are named; the rest is only counted.
 MOST_NAMED = 5
@@ -169,7 +167,7 @@ def prepare_run(config: JobConfig) -> PreparedRun:
     sets = list_exemplars(config)
     # A new plan is made first: a missing input is told before the exemplars are read.
     resumes = config.run.mode == "resume" and found.written
-    listing = None if resumes or config.inputs.displacements is not None else _listing(config)
+    listing = None if resumes or config.inputs.displacements is not None else list_run_inputs(config)
     check_exemplars(config, sets)
     weights = resolve_weights(config.model.backbone, config.model.weights)
     if manifold is not None:
@@ -185,15 +183,14 @@ def prepare_run(config: JobConfig) -> PreparedRun:
     before = plan_to_resume(found, fingerprint(settings)) if config.run.mode == "resume" else None
     masks = config.run.mask_plan or (before is not None and before.file.masked)
     if before is not None and before.file.masked:
-        before = _with_secrets(config, before, found.record)
+        before = with_secrets(config, before, found.record)
     if before is None and config.inputs.displacements is None:
-        listing = listing or _listing(config)
-    shards = before or _new_plan(config, listing)
-    if before is not None and found.record is None and config.inputs.displacements is None:
-        listing = _listing(config)  # for the record, which is lost
-    if before is not None and config.run.extend:
-        listing = _listing(config, found.record)
-        shards = _extended(config, before, listing)
+        listing = listing or list_run_inputs(config)
+    shards = before or new_plan(config, listing)
+    lost = found.record is None and config.inputs.displacements is None  # the record says how inputs were listed
+    if before is not None and (config.run.extend or lost):
+        listing = list_run_inputs(config, found.record)
+        shards = extended_plan(config, before, listing) if config.run.extend else before
     run = PreparedRun(
         config=config,
         shards=shards,
@@ -214,24 +211,6 @@ def prepare_run(config: JobConfig) -> PreparedRun:
     return run if before is None else _unfinished(run)
 
 
-def _listing(config: JobConfig, record: RunRecord | None = None) -> Listing:
-    """List the inputs; those that come to an earlier run's are of the kind that it took."""
-    inputs = config.inputs
-    earlier = None if record is None else record.details.get("listing")
-    return open_listing(
-        inputs.input,
-        image_column=inputs.image_column,
-        uri_column=inputs.uri_column,
-        kind=inputs.input_kind or (earlier.get("kind") if isinstance(earlier, dict) else None),
-        where=inputs.where,
-        sample=inputs.sample,
-        seed=inputs.seed,
-        limit=inputs.limit,
-        output=config.output.output,
-        options=OptionNames(kind=KIND_OPTION),
-    )
-
-
 def _learned(config: JobConfig, sets: ExemplarSets, found: Found) -> dict[str, LearnedSet]:
     """Return the sets of exemplars by their content.
 
@@ -248,58 +227,6 @@ def _learned(config: JobConfig, sets: ExemplarSets, found: Found) -> dict[str, L
             content = content_checksum(config, option, exemplars)
         learned[option] = LearnedSet(len(exemplars.items), content, listing)
     return learned
-
-
-def _new_plan(config: JobConfig, listing: Listing | None) -> Plan:
-    """Return the plan of a run that begins: its inputs cut into shards, or those of the run of traversals."""
-    if listing is None:
-        assert config.inputs.displacements is not None
-        return _displaced_plan(config.inputs.displacements)
-    return make_plan(listing, config.output.shard_size, output_fields(listing.input_columns))
-
-
-def _displaced_plan(place: str) -> Plan:
-    """Return the plan of the run of traversals.
-
-    Raises:
-        SettingsError: it was written without the secrets in its URIs, which no option can name here.
-    """
-    plan = load_plan(place)
-    if plan.file.masked:
-        raise SettingsError(
-            f"The plan in {place} was written with --mask-plan, so its photos cannot be read again from there: make "
-            "the displacements without that option, and keep their folder private."
-        )
-    return plan
-
-
-def _with_secrets(config: JobConfig, plan: Plan, record: RunRecord | None) -> Plan:
-    """Return a plan with the secrets that it was written without, as the input has them now; see ``completed``."""
-    if config.inputs.displacements is not None:
-        source = _displaced_plan(config.inputs.displacements)
-        return completed(plan, source.file.groups(), source.containers, config.inputs.displacements)
-    listing = _listing(config, record)
-    return completed(plan, listing.batches(), listing.containers, config.inputs.input)
-
-
-def _extended(config: JobConfig, plan: Plan, listing: Listing) -> Plan:
-    """Return the plan with the inputs that are new.
-
-    Raises:
-        SettingsError: the input has other columns, or a table has changed whose rows nothing tells apart, or the
-            inputs were drawn.
-    """
-    place = config.inputs.input
-    if config.inputs.sample is not None:
-        raise SettingsError("--extend cannot be given with --sample: another draw would be other inputs.")
-    _check_same_columns(place, plan.input_columns, output_fields(listing.input_columns))
-    changed = [uri for uri, now in listing.containers.items() if plan.containers.get(uri, now) != now]
-    if changed and not listing.proves_rows:
-        raise SettingsError(
-            f"{masked(changed[0])} has changed since the plan was made, and its rows have no ids of their own to be "
-            "told by: give it a column 'id', or add the new images in another file."
-        )
-    return extend_plan(plan, listing, config.output.shard_size)
 
 
 def _unfinished(run: PreparedRun) -> PreparedRun:
@@ -398,7 +325,7 @@ def run_record(run: PreparedRun) -> RunRecord:
         planned = before.planned_as(run.shards.images, len(run.shards))
         if run.listing is None:
             return planned
-        return replace(planned, details={**planned.details, "listing": _listing_record(run.listing)})
+        return replace(planned, details={**planned.details, "listing": listing_record(run.listing)})
     binding = None if run.fresh else run.shards.file.binding
     versions = {name.replace("-", "_"): metadata.version(name) for name in _DISTRIBUTIONS}
     judge = run.judge_report
@@ -426,14 +353,9 @@ def run_record(run: PreparedRun) -> RunRecord:
             "exemplars": {option: asdict(learned) for option, learned in exemplars.items()},
             **({} if balance is None else {"balance": balance}),
             "judge": None if judge is None else judge.as_json(),
-            "listing": None if run.listing is None else _listing_record(run.listing),
+            "listing": None if run.listing is None else listing_record(run.listing),
         },
     )
-
-
-def _listing_record(listing: Listing) -> dict[str, Any]:
-    """Return what ``run.json`` says of how the inputs were listed."""
-    return {"kind": listing.kind, "passed_over": listing.passed_over.as_json()}
 
 
 def _refuse_passwords(config: JobConfig) -> None:
@@ -455,18 +377,3 @@ def _with_absolute_places(config: JobConfig) -> JobConfig:
     """Make local places absolute: a worker's folder is not the driver's, and a resume may come from another one."""
     places: dict[str, object] = {option: files.absolute(place) for option, place in config.named_places().items()}
     return config.with_options(places | {"allow_uri": tuple(map(files.absolute, config.inputs.allow_uri))})
-
-
-def _check_same_columns(place: str, before: pa.Schema, now: pa.Schema) -> None:
-    """Refuse an input whose own columns are no longer those that the output's shards have."""
-    names = [name for name in dict.fromkeys([*before.names, *now.names]) if not _same_field(before, now, name)]
-    if names:
-        raise SettingsError(
-            f"{masked(place)} has other columns than when the plan was made, so it cannot be extended: "
-            f"{', '.join(names)}. Give the same columns, or another --output."
-        )
-
-
-def _same_field(before: pa.Schema, now: pa.Schema, name: str) -> bool:
-    known = name in before.names and name in now.names
-    return known and bool(before.field(name).type == now.field(name).type)

@@ -17,7 +17,8 @@ from dmt_ray.output.layout import MANIFOLD_FOLDER
 from dmt_ray.output.run_record import RUN_FILE, recorded_fingerprint
 from dmt_ray.output.shard_file import committed
 from dmt_ray.output.verify import VerifyReport, verify_output
-from dmt_ray.pipeline.prepare import KIND_OPTION, PreparedRun, prepare_run, write_run
+from dmt_ray.pipeline.planning import KIND_OPTION
+from dmt_ray.pipeline.prepare import PreparedRun, prepare_run, write_run
 from dmt_ray.pipeline.progress import Progress
 from dmt_ray.pipeline.stopping import Stopper, call_polling, poll_during
 from dmt_ray.pipeline.summary import STAGES, ShardSummary
