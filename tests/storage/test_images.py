@@ -13,6 +13,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile
+from refused_images import failure
 
 from dmt_ray.errors import ImageError
 from dmt_ray.storage.images import decode_animation, decode_image, encode_animation, encode_image
@@ -34,14 +35,6 @@ def decoded(data: bytes, max_pixels: int = LIMIT) -> np.ndarray:
     assert rgb.flags["C_CONTIGUOUS"]
     assert rgb.flags["WRITEABLE"]
     return rgb
-
-
-def failure(data: bytes, max_pixels: int = LIMIT) -> ImageError:
-    with pytest.raises(ImageError) as caught:
-        decode_image(data, max_pixels=max_pixels)
-    assert str(caught.value)
-    assert "\n" not in str(caught.value)
-    return caught.value
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from refused_images import failure
 
-from dmt_ray.errors import ImageError
 from dmt_ray.storage.decoding import extra_formats, suffixes
 from dmt_ray.storage.decoding.jxl_header import jxl_header
 from dmt_ray.storage.images import decode, decode_image, image_suffixes
@@ -60,13 +60,6 @@ def digital_negative(*, rows: int = 64, columns: int = 96, preview: bool = False
             file.write(small, photometric="rgb", subfiletype=1, subifds=1, metadata=None, extratags=tags[2:4])
         file.write(mosaic, photometric=32803, metadata=None, extratags=tags)
     return buffer.getvalue()
-
-
-def failure(data: bytes, max_pixels: int = LIMIT) -> ImageError:
-    with pytest.raises(ImageError) as caught:
-        decode_image(data, max_pixels=max_pixels)
-    assert "\n" not in str(caught.value)
-    return caught.value
 
 
 def linear(pixels: np.ndarray) -> np.ndarray:

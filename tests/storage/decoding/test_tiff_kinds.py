@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageCms
+from refused_images import failure
 
-from dmt_ray.errors import ImageError
 from dmt_ray.storage.decoding import extra_formats
 from dmt_ray.storage.decoding.tiff_tags import tiff_layout
 from dmt_ray.storage.images import decode, decode_image
@@ -38,13 +38,6 @@ def written(samples: np.ndarray, **options) -> bytes:
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, samples, **options)
     return buffer.getvalue()
-
-
-def failure(data: bytes, max_pixels: int = LIMIT) -> ImageError:
-    with pytest.raises(ImageError) as caught:
-        decode_image(data, max_pixels=max_pixels)
-    assert "\n" not in str(caught.value)
-    return caught.value
 
 
 ALPHA = {"extrasamples": ["unassalpha"]}
