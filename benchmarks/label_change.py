@@ -55,6 +55,7 @@ from dmt_ray.storage.models.weights import load_alexnet, load_lpips
 #: Weights of the perturbation's squared length, per pixel in 8-bit units, from the largest.
 _LADDER = tuple(10.0**power for power in range(-1, -8, -1))
 _STEPS = 30
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 #: Features (N, D) of pictures (1, 3, H, W) in 0..255.
 Features = Callable[[Tensor], Tensor]
@@ -91,7 +92,7 @@ class Other:
         return decision_values(self.probe, self._rows(pictures))
 
     def _rows(self, pictures: Sequence[Tensor]) -> np.ndarray:
-        return torch.cat([self._features(picture[None]) for picture in pictures]).numpy()
+        return torch.cat([self._features(picture[None].to(DEVICE)) for picture in pictures]).cpu().numpy()
 
 
 def vgg_means(network: FeatureNetwork) -> Features:
@@ -115,10 +116,12 @@ class Attack:
     """Finds the smallest perturbation that an AlexNet probe falls for."""
 
     def __init__(self, alexnet: dict[str, np.ndarray], probe: Probe, margin: float) -> None:
-        self._stack = ConvStack(ALEXNET_LAYERS, alexnet)
+        self._stack = ConvStack(ALEXNET_LAYERS, alexnet).to(DEVICE)
         self._margin = margin
         names = ("mean", "scale", "coefficients", "intercept")
-        self._probe = [torch.tensor(probe.arrays[f"judge_{name}"], dtype=torch.float32) for name in names]
+        self._probe = [
+            torch.tensor(probe.arrays[f"judge_{name}"], dtype=torch.float32, device=DEVICE) for name in names
+        ]
 
     def _values(self, pictures: Tensor) -> Tensor:
         mean, scale, coefficients, intercept = self._probe
@@ -126,6 +129,7 @@ class Attack:
 
     def __call__(self, picture: Tensor, sign: int) -> Tensor:
         """Return a picture (3, H, W) in whole 8-bit units that the probe calls +1 or -1, by the margin if it can."""
+        picture = picture.to(DEVICE)
         # What succeeds at a weight succeeds at the smaller ones: bisect the ladder.
         best, low, high = picture, 0, len(_LADDER)
         while low < high:
@@ -136,7 +140,7 @@ class Attack:
             if fooled or middle == len(_LADDER) - 1:
                 best = made
             low, high = (low, middle) if fooled else (middle + 1, high)
-        return best
+        return best.cpu()
 
     def _at(self, picture: Tensor, sign: int, weight: float) -> Tensor:
         def objective(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,11 +188,10 @@ def ours(
 def main() -> int:
     """Print the table; return 0 when other judges agree with ours on at least 85 % of the photos, else 1."""
     options = tyro.cli(Options, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
-    device = torch.device("cpu")
     try:
         exemplars, inputs = load_classes(options)
         weights = exemplar_weights(exemplars, options.balance)
-        network, alexnet = default_network(device), load_alexnet().arrays
+        network, alexnet = default_network(DEVICE), load_alexnet().arrays
         lpips = Lpips("vgg16", load_lpips("vgg16").arrays)
     except DmtError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -196,7 +199,7 @@ def main() -> int:
     local = options.move.traversal == "local"
     pictures = [to_tensor(rgb) for rgb in at_size(exemplars.rgb, options.size, keep_aspect=local)]
     judges = {
-        "judge": Other(ProbeFeatures(alexnet, device), pictures, exemplars, weights),
+        "judge": Other(ProbeFeatures(alexnet, DEVICE), pictures, exemplars, weights),
         "VGG conv5_1": Other(vgg_means(network), pictures, exemplars, weights),
         "grey pixels": Other(small_grey, pictures, exemplars, weights),
     }
@@ -214,7 +217,7 @@ def main() -> int:
         signed = replace(probe, arrays=dict(probe.arrays))
         for name in ("judge_coefficients", "judge_intercept"):
             signed.arrays[name] = sign * probe.arrays[name]
-        judge = ProbeJudge(alexnet, signed.arrays, device, options.margin)
+        judge = ProbeJudge(alexnet, signed.arrays, DEVICE, options.margin)
         attack = Attack(alexnet, probe, options.margin)
         made = {
             "adversarial": [attack(picture, sign) for picture in before],

@@ -18,7 +18,7 @@ from dmt_ray.storage.models.manifolds import open_record, save_arrays
 Config = TypeVar("Config", bound=JobConfig)
 
 #: Rises when a manifold's arrays or its record change, so that an earlier one is refused and not misread.
-CONTENTS = 3
+CONTENTS = 4
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dmt_ray.method.inversion.pixel_difference import ClassPictures
 from dmt_ray.method.networks.feature_network import FeatureNetwork
-from dmt_ray.method.pictures import fits_batch, to_tensor
+from dmt_ray.method.pictures import fits_batch, match_copies, to_tensor
 from dmt_ray.method.settings import TransformerSettings
 from dmt_ray.method.traversal.balancing import normalised_weights
-from dmt_ray.method.traversal.class_patches import ClassPatchesBuilder
+from dmt_ray.method.traversal.class_patches_builder import ClassPatchesBuilder
 from dmt_ray.method.traversal.manifold import Allocate, ManifoldBuilder
 from dmt_ray.method.traversal.selection import ImageIdentity, describe_identities
 
@@ -103,11 +103,13 @@ class _LocalLearner:
     def __init__(
         self, network: FeatureNetwork, count: int, settings: TransformerSettings, allocate: Allocate
     ) -> None:
+        self._network = network
         self._builder = ClassPatchesBuilder(count, network.taps, settings.size, allocate)
 
     def add(self, number: int, maps: Sequence[Tensor], images: Tensor, weights: Tensor | None) -> None:
         if number < 2:
-            self._builder.add(maps, images)
+            copies = match_copies(images)
+            self._builder.add(maps, maps if copies is images else self._network(copies / 255), copies)
 
     def finish(self, sources: int, targets: int, weights: np.ndarray | None) -> dict[str, np.ndarray]:
         arrays = self._builder.finish(sources, targets)

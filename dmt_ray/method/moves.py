@@ -16,7 +16,7 @@ from dmt_ray.method.displacement import Displacement
 from dmt_ray.method.inversion.starting import log_difference, multiplied
 from dmt_ray.method.traversal.class_patches import ClassPatches
 from dmt_ray.method.traversal.manifold import Manifold
-from dmt_ray.method.traversal.patches import standardised_norms
+from dmt_ray.method.traversal.patches import Grid, standardised_norms
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ class LocalMoves(Moves):
         patches: the exemplars' bank.
         maps: per tap, (B, C, h, w) maps of the pictures.
         images: (B, 3, H, W) in 0..255.
-        displacements: one per picture, with arrays ``index`` and ``weight`` (patches, k).
+        match_grid: of the pictures' copies to match.
+        displacements: one per picture, with arrays ``index`` and ``weight`` (match patches, k).
         pixel_share: how far pixels move beside features.
     """
 
@@ -116,6 +117,7 @@ class LocalMoves(Moves):
         patches: ClassPatches,
         maps: Sequence[Tensor],
         images: Tensor,
+        match_grid: Grid,
         displacements: Sequence[Displacement],
         pixel_share: float,
     ) -> None:
@@ -125,8 +127,8 @@ class LocalMoves(Moves):
             own = [tap[b : b + 1] for tap in maps]
             index = torch.tensor(displacement.arrays["index"], device=images.device).long()
             weight = torch.tensor(displacement.arrays["weight"], device=images.device).float()
-            changes.append(patches.displacement(index, weight, own))
-            colors.append(log_difference(*patches.mean_colors(index, weight, patches.grid_of(own))))
+            changes.append(patches.displacement(index, weight, match_grid, own))
+            colors.append(log_difference(*patches.mean_colors(index, weight, match_grid)))
         self._changes = [torch.cat(taps) for taps in zip(*changes, strict=True)]
         self._colors = pixel_share * torch.stack(colors)
         self._norms = standardised_norms(self._changes, patches.deviations)

@@ -15,6 +15,9 @@ from dmt_ray.method.networks.feature_network import FeatureNetwork
 
 #: Pictures that go through the network at a time when nothing else decides it.
 BATCH = 8
+#: Pictures larger than this are matched as copies of this size: what a patch sees of the scene, and so the colours it
+#: takes, then do not depend on the working size.
+MATCH_SIZE = 128
 #: Sides of a working picture are multiples of this, so that every tap's map has whole patches.
 _STEP = 16
 _LEAST_SIDE = 32
@@ -46,6 +49,20 @@ def working_shape(height: int, width: int, size: int) -> tuple[int, int]:
 def resize(planes: Tensor, height: int, width: int) -> Tensor:
     """Resize (C, H, W) with an antialiasing bicubic filter."""
     return F.interpolate(planes[None], size=(height, width), mode="bicubic", align_corners=False, antialias=True)[0]
+
+
+def match_shape(height: int, width: int) -> tuple[int, int]:
+    """Return the shape in which a working picture is matched: its own, or its ``working_shape`` at ``MATCH_SIZE``."""
+    return (height, width) if height * width <= MATCH_SIZE**2 else working_shape(height, width, MATCH_SIZE)
+
+
+def match_copies(images: Tensor) -> Tensor:
+    """Return copies of pictures (B, 3, h, w) in 0..255 in their ``match_shape``; themselves if that is their own."""
+    shape = match_shape(*images.shape[2:])
+    if shape == tuple(images.shape[2:]):
+        return images
+    copies = F.interpolate(images, size=shape, mode="bicubic", align_corners=False, antialias=True)
+    return copies.clamp(0, 255)
 
 
 def to_tensor(rgb: np.ndarray) -> Tensor:

@@ -22,12 +22,21 @@ from dmt_ray.method.inversion.starting import ChromaHold
 from dmt_ray.method.metrics.verdicts import Judge
 from dmt_ray.method.moves import GlobalMoves, LocalMoves, Moved, Moves
 from dmt_ray.method.networks.feature_network import FeatureNetwork
-from dmt_ray.method.pictures import BATCH, match_color, resize, to_tensor, upsample_edit, working_shape
+from dmt_ray.method.pictures import (
+    BATCH,
+    match_color,
+    match_copies,
+    match_shape,
+    resize,
+    to_tensor,
+    upsample_edit,
+    working_shape,
+)
 from dmt_ray.method.settings import TransformerSettings
 from dmt_ray.method.traversal.class_patches import ClassPatches, PatchSearch
 from dmt_ray.method.traversal.interpolation import beta_to_alpha, interpolate
 from dmt_ray.method.traversal.manifold import Manifold, as_tensor
-from dmt_ray.method.traversal.patches import standardised_norms
+from dmt_ray.method.traversal.patches import Grid, match_stride, standardised_norms
 from dmt_ray.method.traversal.selection import ImageIdentity, Selector, spread, sub_gram
 from dmt_ray.method.traversal.shrinkage import shrinkage
 from dmt_ray.method.traversal.solving import Traversal, traverse, traverse_to_strengths
@@ -122,7 +131,7 @@ class Transformer(StepEditor):
         results: list[Displacement] = []
         for begin in range(0, len(pictures), BATCH):
             part = slice(begin, begin + BATCH)
-            results += self._traverse(self._maps(pictures[part])[1], identities[part])
+            results += self._traverse(pictures[part], identities[part])
         return results
 
     def reconstruct(
@@ -163,12 +172,18 @@ class Transformer(StepEditor):
         already = (values > judge.margin).tolist()
         return smallest_flips(attempt, already, self.strengths[-1], judge.margin)
 
-    def check(self, displacement: Displacement, maps: Sequence[Tensor]) -> None:
-        """Raise ImageError (``bad-displacement``) when a displacement is not one of these exemplars and maps."""
+    def match_grid(self, images: Tensor) -> Grid:
+        """Return the grid that pictures (B, 3, h, w) are matched on by local traversal."""
+        stride = match_stride(self.network.taps)
+        rows, columns = match_shape(*images.shape[2:])
+        return rows // stride, columns // stride
+
+    def check(self, displacement: Displacement, images: Tensor) -> None:
+        """Raise ImageError (``bad-displacement``) when a displacement is not one of these exemplars and pictures."""
         if self.patches is None:
             displacement.check("r", (len(displacement.steps), len(self.manifold.features) + 1))
             return
-        patches = math.prod(self.patches.grid_of(maps))
+        patches = math.prod(self.match_grid(images))
         displacement.check("index", (patches, None), below=len(self.patches.descriptors))
         displacement.check("weight", (patches, displacement.arrays["index"].shape[1]))
 
@@ -177,9 +192,10 @@ class Transformer(StepEditor):
         with torch.no_grad():
             return images, self.network(images / 255)
 
-    def _traverse(self, maps: list[Tensor], identities: Sequence[ImageIdentity]) -> list[Displacement]:
+    def _traverse(self, pictures: np.ndarray, identities: Sequence[ImageIdentity]) -> list[Displacement]:
+        images, maps = self._maps(pictures)
         if self.patches is not None:
-            return self._traverse_patches(self.patches, maps, identities)
+            return self._traverse_patches(self.patches, images, maps, identities)
         x = self.manifold.standardise(maps)
         gram = self.manifold.border(x)
         choices = self.selector.choose(gram, identities)
@@ -234,19 +250,25 @@ class Transformer(StepEditor):
         return differences.square().mean(1)
 
     def _traverse_patches(
-        self, patches: ClassPatches, maps: list[Tensor], identities: Sequence[ImageIdentity]
+        self, patches: ClassPatches, images: Tensor, maps: list[Tensor], identities: Sequence[ImageIdentity]
     ) -> list[Displacement]:
         settings = self.settings.traversal
         search = PatchSearch(
             settings.patch_neighbors, settings.patch_width, settings.scene_weight, settings.position_weight
         )
         known = patches.sources + patches.targets
+        copies = match_copies(images)
+        match_maps = maps
+        if copies is not images:
+            with torch.no_grad():
+                match_maps = self.network(copies / 255)
+        match_grid = self.match_grid(images)
         results = []
         for b, identity in enumerate(identities):
-            taps = [tap[b : b + 1] for tap in maps]
             allowed = torch.from_numpy(self.selector.allowed(identity)[:known])
-            index, weight = patches.search(taps, allowed, search)
-            norm = float(standardised_norms(patches.displacement(index, weight, taps), patches.deviations))
+            index, weight = patches.search([tap[b : b + 1] for tap in match_maps], allowed, search)
+            change = patches.displacement(index, weight, match_grid, [tap[b : b + 1] for tap in maps])
+            norm = float(standardised_norms(change, patches.deviations))
             arrays = {"index": index.to(torch.int32).cpu().numpy(), "weight": weight.half().cpu().numpy()}
             results.append(Displacement(arrays, [Figures(s, s * norm) for s in self.strengths]))
         return results
@@ -255,7 +277,7 @@ class Transformer(StepEditor):
         """Return how a batch moves."""
         share = self.settings.inversion.share_of(self.settings.traversal.traversal)
         if self.patches is not None:
-            return LocalMoves(self.patches, maps, images, displacements, share)
+            return LocalMoves(self.patches, maps, images, self.match_grid(images), displacements, share)
         difference = share * self.pixel_difference
         return GlobalMoves(self.manifold, maps, images, displacements, self.shrinkage, difference)
 
@@ -295,7 +317,7 @@ class _PictureBatch(StepBatch):
 
     def _moves(self, displacements: Sequence[Displacement]) -> Moves:
         for displacement in displacements:
-            self._editor.check(displacement, self._maps)
+            self._editor.check(displacement, self.inputs)
         return self._editor.moves(self._maps, self.inputs, displacements)
 
     def _step(self, moved: Moved, *, first: bool) -> Step:

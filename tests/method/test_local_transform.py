@@ -1,5 +1,7 @@
 """Transform by local traversal, and what it has in common with global traversal between its steps."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,7 @@ from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import working_rgb
 from dmt_ray.method.settings import TransformInversionConfig
 from dmt_ray.method.transformer import Transformer
+from dmt_ray.method.traversal.patches import BankLayout
 from dmt_ray.method.traversal.selection import ImageIdentity, digest
 
 
@@ -34,7 +37,7 @@ def test_local_traversal_leaves_out_cells_of_the_image_itself(network: FeatureNe
     transformer = make(network, configure("local"))
     assert transformer.patches is not None
     images = working(transformer, SOURCES[4:5])
-    rows, columns = transformer.patches.grid_of(transformer._maps(images)[1])
+    rows, columns = transformer.match_grid(torch.tensor(images))
     patches = rows * columns
     (free,) = transformer.traverse(images, [ImageIdentity()])
     (barred,) = transformer.traverse(images, [ImageIdentity(digest(SOURCES[4].tobytes()))])
@@ -142,3 +145,45 @@ def test_a_strength_between_two_steps_lies_between_them(network: FeatureNetwork,
     torch.testing.assert_close(still.start, planes)
     assert float(steps[0].norms[2]) < float(same.norms[2]) < float(steps[1].norms[2])
     assert not still.norms.any()
+
+
+def test_a_patch_of_features_takes_the_same_place_within_the_patches_it_is_matched_to() -> None:
+    # Two exemplars: 2 x 3 match patches over 4 x 9 of features, and 1 x 2 over 3 x 4.
+    layout = BankLayout([(2, 3), (1, 2)], [(4, 9), (3, 4)], torch.device("cpu"))
+    index = torch.tensor([[5, 7], [0, 6]])  # an image of 1 x 2 match patches, and its two neighbours each
+    found = layout.finer(index, (1, 2), (2, 6))
+    assert layout.over((1, 2), (2, 6)).tolist() == [0, 0, 0, 1, 1, 1] * 2
+
+    def place(row: int, column: int, exemplar: int) -> int:
+        return row * (9, 4)[exemplar] + column + 36 * exemplar
+
+    # Its features' rows lie at 1/4 and 3/4 of a match patch, its columns at 1/6, 1/2 and 5/6. Match patches 5 and 0
+    # are the last (rows 2 and 3, columns 6 to 8) and the first of exemplar 0, 6 and 7 are those of exemplar 1.
+    first = [[place(2, 6, 0), place(2, 7, 0), place(2, 8, 0)], [place(3, 6, 0), place(3, 7, 0), place(3, 8, 0)]]
+    then = [[place(0, 0, 0), place(0, 1, 0), place(0, 2, 0)], [place(1, 0, 0), place(1, 1, 0), place(1, 2, 0)]]
+    assert found[:, 0].tolist() == [*first[0], *then[0], *first[1], *then[1]]
+    right = [[place(0, 2, 1), place(0, 3, 1), place(0, 3, 1)], [place(2, 2, 1), place(2, 3, 1), place(2, 3, 1)]]
+    left = [[place(0, 0, 1), place(0, 1, 1), place(0, 1, 1)], [place(2, 0, 1), place(2, 1, 1), place(2, 1, 1)]]
+    assert found[:, 1].tolist() == [*right[0], *left[0], *right[1], *left[1]]
+
+
+def test_a_picture_takes_the_same_patches_and_begins_at_the_same_colours_at_any_size(network: FeatureNetwork) -> None:
+    still = TransformInversionConfig(iterations=0, tv_weight=1, pixel_share=1)
+    started, indices = [], []
+    for size in (128, 192):
+        config = dataclasses.replace(configure("local", inversion=still), size=size)
+        sets = [
+            [(working_rgb(rgb, size, keep_aspect=True), ImageIdentity()) for rgb in each]
+            for each in (SOURCES, TARGETS)
+        ]
+        transformer = Transformer(network, build_manifold(network, [*sets, []], 17, config), config)
+        images = working(transformer, INPUTS)
+        displacements = transformer.traverse(images, [ImageIdentity()] * 3)
+        planes, maps = transformer._maps(images)
+        moved = transformer.moves(maps, planes, displacements).step(1)
+        assert [tap.shape for tap in moved.targets] == [tap.shape for tap in maps]
+        started.append(torch.nn.functional.interpolate(moved.start - planes, size=(64, 64), mode="area"))
+        indices.append(np.stack([each.arrays["index"] for each in displacements]))
+    assert indices[0].shape == indices[1].shape
+    assert float(started[0].abs().max()) > 5
+    assert float((started[0] - started[1]).abs().mean()) < 0.5

@@ -5,6 +5,7 @@ weighted by a kernel on the similarity. Up to the kernel's width this is the gra
 under kernel density estimates of the two classes (mean shift, Comaniciu & Meer 2002, section 2), so each patch climbs
 where the target class is denser and the source class is not. Nothing has to be aligned, which global traversal needs.
 
+Patches are matched on copies of at most ``pictures.MATCH_SIZE``; features move on a grid of their own.
 Each class is described relative to its own mean and deviation, so that a sky by day finds skies by night although
 they differ; the picture that is moved counts as a source.
 """
@@ -16,26 +17,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dmt_ray.errors import ImageError
-from dmt_ray.method.networks.layers import tap_stride
 from dmt_ray.method.traversal.balancing import exemplar_weights
-from dmt_ray.method.traversal.manifold import Allocate, as_tensor, floored
+from dmt_ray.method.traversal.manifold import as_tensor
 from dmt_ray.method.traversal.patches import (
     BankLayout,
     Grid,
     coarseness,
     describe,
     describe_scene,
-    from_patches,
-    match_stride,
+    match_tap,
     mix_patches,
     nearest_patches,
     positions,
-    principal_directions,
-    to_patches,
 )
 
 
@@ -72,11 +68,10 @@ class ClassPatches:
         taps: Sequence[str],
         device: torch.device,
     ) -> None:
-        self._match = _match_tap(taps)
+        self._match = match_tap(taps)
         self.sources, self.targets = int(arrays["sources"]), int(arrays["targets"])
-        grids = [(int(rows), int(columns)) for rows, columns in arrays["grids"]]
-        self.layout = BankLayout(grids, device)
-        self.split = sum(rows * columns for rows, columns in grids[: self.sources])
+        self.layout = BankLayout(arrays["match_grids"].tolist(), arrays["grids"].tolist(), device)
+        self.split = int(arrays["match_grids"][: self.sources].prod(1).sum())
         self.projection = as_tensor(arrays["projection"], device)
         self.descriptors = as_tensor(arrays["descriptors"], device)
         self.scenes = as_tensor(arrays["scenes"], device)
@@ -91,7 +86,7 @@ class ClassPatches:
         self.prior = torch.from_numpy(np.log(np.maximum(relative, 1e-12))).float().to(device)
 
     def grid_of(self, maps: Sequence[Tensor]) -> Grid:
-        """Return the match grid of pictures, by their maps (B, C, h, w) per tap."""
+        """Return the grid of pictures, by their maps (B, C, h, w) per tap."""
         rows, columns = maps[self._match].shape[2:]
         return int(rows), int(columns)
 
@@ -99,7 +94,7 @@ class ClassPatches:
         """Find the nearest source patches and the nearest target patches of every patch of one image.
 
         Parameters:
-            maps: per tap, (1, C, h, w) maps of the image.
+            maps: per tap, (1, C, h, w) maps of the image's copy to match (``pictures.match_copies``).
             allowed: (K,) bool, the exemplars whose patches it may take.
             search: how.
 
@@ -135,9 +130,17 @@ class ClassPatches:
             weights.append(sign * ((best - best[:, :1]) / search.width).softmax(1))
         return torch.cat(indices, 1), torch.cat(weights, 1)
 
-    def displacement(self, index: Tensor, weights: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-        """Return what the features of one image move by at strength 1, shaped as its maps ``like`` (1, C, h, w)."""
+    def displacement(self, index: Tensor, weights: Tensor, match_grid: Grid, like: Sequence[Tensor]) -> list[Tensor]:
+        """Return what the features of one image move by at strength 1, shaped as its maps ``like`` (1, C, h, w).
+
+        Parameters:
+            index, weights: (match patches, k), what ``search`` found.
+            match_grid: of the image's copy.
+            like: the image's own maps.
+        """
         grid = self.grid_of(like)
+        index = self.layout.finer(index, match_grid, grid)
+        weights = weights[self.layout.over(match_grid, grid)]
         return [
             mix_patches(
                 bank, self.layout.covering(index, coarseness(grid, tap.shape[2])), weights, grid, tap.shape[1:]
@@ -145,135 +148,11 @@ class ClassPatches:
             for bank, tap in zip(self.banks, like, strict=True)
         ]
 
-    def mean_colors(self, index: Tensor, weights: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    def mean_colors(self, index: Tensor, weights: Tensor, match_grid: Grid) -> tuple[Tensor, Tensor]:
         """Return the mean colours (3, rows, columns) in 0..255 of a patch's nearest sources, and of its targets."""
         colors = self.colors.float()[index]
         source, target = (
-            (colors * part[..., None]).sum(1).T.reshape(3, *grid)
+            (colors * part[..., None]).sum(1).T.reshape(3, *match_grid)
             for part in (-weights.clamp_max(0), weights.clamp_min(0))
         )
         return source, target
-
-
-class ClassPatchesBuilder:
-    """Takes exemplars as they come, sources first, then targets, and makes the bank of their patches.
-
-    Parameters:
-        count: exemplars to come at most.
-        taps: names of the taps.
-        size: working size; no picture has more than size x size pixels.
-        allocate: makes the large arrays, in memory or in files.
-    """
-
-    def __init__(self, count: int, taps: Sequence[str], size: int, allocate: Allocate = np.empty) -> None:
-        self._match, self._stride = _match_tap(taps), match_stride(taps)
-        self._count, self._size, self._allocate = count, size, allocate
-        self._grids: list[Grid] = []
-        self._shapes: list[list[tuple[int, ...]]] = []
-        self._banks: list[np.ndarray] = []
-        self._filled = [0] * len(taps)
-        self._colors: list[np.ndarray] = []
-        self._sums: list[list[Tensor]] = []
-
-    def add(self, maps: Sequence[Tensor], images: Tensor) -> None:
-        """Take some more exemplars of one shape.
-
-        Parameters:
-            maps: per tap, (n, C, h, w).
-            images: (n, 3, H, W) in 0..255.
-        """
-        grid = (int(maps[self._match].shape[2]), int(maps[self._match].shape[3]))
-        means = F.avg_pool2d(images, self._stride).flatten(2).transpose(1, 2)
-        self._colors += list(means.half().cpu().numpy())
-        sums: list[list[Tensor]] = [[] for _ in range(len(images))]
-        for k, tap in enumerate(maps):
-            values = tap.float().clamp(-65504, 65504).half().cpu()
-            patches = to_patches(values, grid).numpy()
-            if len(self._banks) <= k:
-                ratio = max(1, grid[0] // tap.shape[2])
-                most = self._count * (self._size // self._stride // ratio) ** 2
-                self._banks.append(self._allocate((most, patches.shape[2]), np.float16))
-            for each in patches:
-                self._banks[k][self._filled[k] : self._filled[k] + len(each)] = each
-                self._filled[k] += len(each)
-            exact = values.double().flatten(2)
-            for n in range(len(images)):
-                sums[n].append(torch.stack([exact[n].sum(1), exact[n].square().sum(1)]) / exact.shape[2])
-        self._sums += sums
-        self._grids += [grid] * len(images)
-        self._shapes += [[tuple(tap.shape[1:]) for tap in maps]] * len(images)
-
-    def finish(self, sources: int, targets: int) -> dict[str, np.ndarray]:
-        """Return the bank as plain arrays.
-
-        Parameters:
-            sources, targets: how many of the exemplars that came are of each class.
-
-        Returns:
-            ``grids`` (K, 2) int32; ``colors`` (patches, 3) float16, the mean colour of each patch in 0..255;
-            ``projection`` (sum of C, P) float32; ``descriptors`` (patches, P) and ``scenes`` (K, P) float16;
-            ``mean_k`` and ``deviation_k`` (C, 1, 1) float32 of the sources; ``patches_k`` (patches of the tap's own
-            or the match grid, whichever is coarser, values) float16; ``sources`` and ``targets`` as 0-d arrays.
-        """
-        count = sources + targets
-        statistics = [self._statistics(0, sources), self._statistics(sources, count)]
-        width = sum(shape[0] for shape in self._shapes[0])
-        total = sum(rows * columns for rows, columns in self._grids[:count])
-        raw = self._allocate((total, width), np.float16)
-        filled, begins = 0, [0] * len(self._banks)
-        for n, grid in enumerate(self._grids[:count]):
-            maps = []
-            for k, shape in enumerate(self._shapes[n]):
-                number = len(to_patches(torch.empty(1, *shape, device="meta"), grid)[0])
-                patches = torch.from_numpy(self._banks[k][begins[k] : begins[k] + number]).float()
-                maps.append(_to_map(patches, grid, shape)[None])
-                begins[k] += number
-            described = describe(maps, *statistics[int(n >= sources)], grid)[0]
-            raw[filled : filled + len(described)] = described.half().numpy()
-            filled += len(described)
-        projection = principal_directions(torch.from_numpy(raw))
-        descriptors = self._allocate((total, projection.shape[1]), np.float16)
-        scenes = np.empty((count, projection.shape[1]), np.float16)
-        begin = 0
-        for n, (rows, columns) in enumerate(self._grids[:count]):
-            part = slice(begin, begin + rows * columns)
-            projected = torch.from_numpy(raw[part]).float() @ projection
-            descriptors[part] = projected.half().numpy()
-            scenes[n] = describe_scene(projected[None])[0].half().numpy()
-            begin += rows * columns
-        arrays = {
-            "grids": np.array(self._grids[:count], np.int32),
-            "colors": np.concatenate(self._colors[:count]),
-            "projection": projection.numpy(),
-            "descriptors": descriptors,
-            "scenes": scenes,
-            "sources": np.array(sources),
-            "targets": np.array(targets),
-        }
-        for k, (mean, deviation) in enumerate(zip(*statistics[0], strict=True)):
-            arrays[f"mean_{k}"], arrays[f"deviation_{k}"] = mean.numpy(), deviation.numpy()
-        return arrays | {f"patches_{k}": bank[: begins[k]] for k, bank in enumerate(self._banks)}
-
-    def _statistics(self, begin: int, end: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Return each tap's mean and deviation (C, 1, 1) per channel over a class; every picture counts alike."""
-        means, deviations = [], []
-        for k in range(len(self._banks)):
-            mean, square = torch.stack([sums[k] for sums in self._sums[begin:end]]).mean(0)
-            deviation = (square - mean.square()).clamp_min(0).sqrt()
-            means.append(mean.float()[:, None, None])
-            deviations.append(torch.from_numpy(floored(deviation.float().numpy()))[:, None, None])
-        return means, deviations
-
-
-def _match_tap(taps: Sequence[str]) -> int:
-    """Return the index of the first tap on the match grid."""
-    stride = match_stride(taps)
-    return [tap_stride(tap) for tap in taps].index(stride)
-
-
-def _to_map(patches: Tensor, grid: Grid, shape: tuple[int, ...]) -> Tensor:
-    """Undo ``to_patches`` for one image, coarse or fine: return (C, h, w)."""
-    channels, height, _ = shape
-    if height <= grid[0]:
-        return patches.T.reshape(shape)
-    return from_patches(patches, grid, channels, height // grid[0])

@@ -49,7 +49,8 @@ class PairedPatches:
         self.projection = as_tensor(arrays["projection"], device)
         self.descriptors = as_tensor(arrays["descriptors"], device)
         self.scenes = as_tensor(arrays["scenes"], device)
-        self.layout = BankLayout([self.grid] * len(self.scenes), device)
+        grids = [self.grid] * len(self.scenes)
+        self.layout = BankLayout(grids, grids, device)
         self.means = [as_tensor(arrays[f"mean_{k}"], device) for k in range(len(taps))]
         self.deviations = [as_tensor(arrays[f"deviation_{k}"], device) for k in range(len(taps))]
         self.differences = [as_tensor(arrays[f"difference_{k}"], device) for k in range(len(taps))]

@@ -33,6 +33,12 @@ def match_stride(taps: Sequence[str]) -> int:
     return min(map(tap_stride, taps), key=lambda stride: (abs(math.log2(stride / MATCH_STRIDE)), stride))
 
 
+def match_tap(taps: Sequence[str]) -> int:
+    """Return the index of the first tap on the match grid."""
+    stride = match_stride(taps)
+    return [tap_stride(tap) for tap in taps].index(stride)
+
+
 def positions(grid: Grid) -> Tensor:
     """Return the centres (rows * columns, 2) of a grid's patches as (y, x), each in -1..1 over the image."""
     rows, columns = ((torch.arange(side) + 0.5) / side * 2 - 1 for side in grid)
@@ -42,22 +48,65 @@ def positions(grid: Grid) -> Tensor:
 class BankLayout:
     """Where the patches of exemplars lie in a bank.
 
+    Patches are searched on match grids. Features lie on grids of their own, which are finer where pictures are larger
+    than ``pictures.MATCH_SIZE``.
+
     Parameters:
-        grids: (K, 2) rows and columns of each exemplar's match grid.
+        match_grids: (K, 2) rows and columns of each exemplar's match grid.
+        grids: (K, 2) rows and columns of each exemplar's grid of features.
         device: where to compute.
 
     Attributes:
-        owner: (patches,) int64, the exemplar that each patch belongs to.
-        positions: (patches, 2) float32, see ``positions``.
+        owner: (match patches,) int64, the exemplar that each patch belongs to.
+        positions: (match patches, 2) float32, see ``positions``.
     """
 
-    def __init__(self, grids: Sequence[Grid], device: torch.device) -> None:
+    def __init__(self, match_grids: Sequence[Grid], grids: Sequence[Grid], device: torch.device) -> None:
         self._grids = [(int(rows), int(columns)) for rows, columns in grids]
-        counts = torch.tensor([rows * columns for rows, columns in self._grids])
-        self.owner = torch.arange(len(self._grids)).repeat_interleave(counts).to(device)
-        self.positions = torch.cat([positions(grid) for grid in self._grids]).to(device)
+        match = [(int(rows), int(columns)) for rows, columns in match_grids]
+        counts = torch.tensor([rows * columns for rows, columns in match])
+        self.owner = torch.arange(len(match)).repeat_interleave(counts).to(device)
+        self.positions = torch.cat([positions(grid) for grid in match]).to(device)
+        self._same = match == self._grids
+        self._match = torch.tensor(match, device=device)
+        self._fine = torch.tensor(self._grids, device=device)
+        self._begins = _begins(self._match), _begins(self._fine)
         self._device = device
         self._covering: dict[int, Tensor] = {}
+
+    def over(self, match_grid: Grid, grid: Grid) -> Tensor:
+        """Return (patches,) int64, the match patch of an image that each of its patches of features lies in."""
+        sides = zip(grid, match_grid, strict=True)
+        rows, columns = (_places_within(fine, coarse, self._device)[0] for fine, coarse in sides)
+        return (rows[:, None] * match_grid[1] + columns).flatten()
+
+    def finer(self, index: Tensor, match_grid: Grid, grid: Grid) -> Tensor:
+        """Return the patches of features that stand for the match patches ``index``.
+
+        A patch of features takes the match patch over it, and of each of that one's exemplar patches the patch of
+        features at the same place within.
+
+        Parameters:
+            index: (match patches of the image, k) int64 match patches of the bank.
+            match_grid, grid: of the image.
+
+        Returns:
+            (patches of the image, k) int64 into the bank's patches of features.
+        """
+        if self._same and match_grid == grid:
+            return index
+        found = index[self.over(match_grid, grid)]
+        inside = [_places_within(*sides, self._device)[1] for sides in zip(grid, match_grid, strict=True)]
+        share = torch.stack(torch.meshgrid(*inside, indexing="ij"), -1).flatten(0, 1)
+        owner = self.owner[found]
+        local = found - self._begins[0][owner]
+        columns = self._match[owner, 1]
+        result = self._begins[1][owner]
+        for axis, place in enumerate((local // columns, local % columns)):
+            side, coarse = self._fine[owner, axis], self._match[owner, axis]
+            fine = ((place + share[:, axis, None]) * side / coarse).long().clamp_max(side - 1)
+            result = result + fine * (self._fine[owner, 1] if axis == 0 else 1)
+        return result
 
     def covering(self, index: Tensor, ratio: int) -> Tensor:
         """Return where a tap whose patches are ``ratio`` times as wide keeps those that are at ``index``."""
@@ -70,6 +119,19 @@ class BankLayout:
                 begin += (rows // ratio) * (columns // ratio)
             self._covering[ratio] = torch.cat(parts).to(self._device)
         return self._covering[ratio][index]
+
+
+def _begins(grids: Tensor) -> Tensor:
+    """Return (K,) where the patches of each of (K, 2) grids begin."""
+    counts = grids.prod(1)
+    return counts.cumsum(0) - counts
+
+
+def _places_within(fine: int, coarse: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return in which of ``coarse`` parts of a side the centre of each of ``fine`` is, and where in it, 0..1."""
+    place = (torch.arange(fine, device=device) + 0.5) * (coarse / fine)
+    over = place.long().clamp_max(coarse - 1)
+    return over, place - over
 
 
 def covering(grid: Grid, ratio: int) -> Tensor:
