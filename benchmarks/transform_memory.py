@@ -24,6 +24,7 @@ import torch
 import tyro
 
 from dmt_ray.method.class_manifold import build_manifold
+from dmt_ray.method.memory import FORWARD_BYTES, inversion_bytes
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import BATCH
 from dmt_ray.method.settings import (
@@ -39,8 +40,6 @@ from dmt_ray.storage.models.weights import resolve_weights
 from dmt_ray.storage.scratch import allocate
 
 MIB = 2**20
-#: Bytes per pixel and image of a pass of the network without and with gradients, float32, to conv5_1.
-FORWARD, BACKWARD = 900, 3000
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,9 @@ def formula(size: int, exemplars: int, batch: int) -> dict[str, float]:
     blocks = 2 * min(BLOCK_BYTES, 8 * values * exemplars)
     small = 2 * values * exemplars if 2 * values * exemplars <= 2**28 else 0  # kept in memory below 256 MiB
     return {
-        "fit": FORWARD * pixels * BATCH + 2 * maps + max(gram + blocks, small) + small,
-        "traverse": FORWARD * pixels * BATCH + 2 * maps + 4 * gram + blocks,
-        "reconstruct": BACKWARD * pixels * batch + 8 * values * batch + 25 * 12 * pixels * batch + 2 * gram + blocks,
+        "fit": FORWARD_BYTES * pixels * BATCH + 2 * maps + max(gram + blocks, small) + small,
+        "traverse": FORWARD_BYTES * pixels * BATCH + 2 * maps + 4 * gram + blocks,
+        "reconstruct": batch * inversion_bytes(size, 26) + 2 * gram + blocks,
     }
 
 

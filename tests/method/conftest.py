@@ -1,13 +1,31 @@
 """Networks with random weights, and pictures, for the tests of the method."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
+from dmt_ray.errors import SettingsError
 from dmt_ray.method.networks.feature_network import FeatureNetwork
-from dmt_ray.storage.models.weights import resolve_weights
+from dmt_ray.storage.models.weights import Weights, resolve_weights
 
 TAPS = ("conv3_1", "conv4_1", "conv5_1")
+
+
+@pytest.fixture(scope="session")
+def real_weights() -> Callable[[Callable[[], Weights]], dict[str, np.ndarray]]:
+    """Loads published weights; skips the test on a GPU machine that cannot have them."""
+
+    def load(loader: Callable[[], Weights]) -> dict[str, np.ndarray]:
+        try:
+            return loader().arrays
+        except SettingsError as error:
+            if torch.cuda.is_available():
+                pytest.skip(str(error))
+            raise
+
+    return load
 
 
 @pytest.fixture(scope="session")

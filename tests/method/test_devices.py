@@ -1,83 +1,26 @@
 """Every way through the method on a device that is not the CPU: nothing is mixed, and little is read back."""
 
-import dataclasses
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 import torch
+
+if torch.cuda.is_available():
+    pytest.skip("There is a real device, see test_cuda.py; torch has room for one.", allow_module_level=True)
+
 from pretend_device import pretend, reads
-from transforming import INPUTS, MOVES, SOURCES, TAPS, TARGETS, configure, labelled
+from ways import CPU, WAYS, colorize, transform
 
 from dmt_ray.method import lbfgs
-from dmt_ray.method.class_manifold import build_manifold
-from dmt_ray.method.colorizer import Colorizer, build_exemplars, working_luma
-from dmt_ray.method.displacement import Edit
-from dmt_ray.method.metrics.probe_fit import fit_probe
-from dmt_ray.method.metrics.verdicts import ProbeFeatures, ProbeJudge
-from dmt_ray.method.networks.feature_network import FeatureNetwork
-from dmt_ray.method.settings import ColorizerSettings, InversionConfig, TransformInversionConfig, TraversalConfig
-from dmt_ray.method.transformer import Transformer
-from dmt_ray.method.traversal.selection import ImageIdentity
-from dmt_ray.storage.models.weights import load_alexnet, load_lpips
-
-CPU = torch.device("cpu")
-ITERATIONS = 4
-
-
-def network_on(arrays: dict[str, np.ndarray], device: torch.device, held: Sequence[str] = ()) -> FeatureNetwork:
-    return FeatureNetwork(arrays, "vgg16", TAPS, precision="fp32", device=device, also=held)
-
-
-def transform(arrays: dict[str, np.ndarray], name: str, device: torch.device) -> list[list[Edit]]:
-    """Learn, move, invert and judge on a device."""
-    inversions = {
-        "held": TransformInversionConfig(iterations=ITERATIONS, held_weight=0.02, match_color=True),
-        "noise": TransformInversionConfig(iterations=ITERATIONS, start="noise"),
-    }
-    until_flipped = name == "until flipped"
-    settings = configure("dmt" if until_flipped or name in inversions else name, until_flipped=until_flipped)
-    inversion = inversions.get(name, dataclasses.replace(settings.inversion, iterations=ITERATIONS))
-    settings = dataclasses.replace(settings, inversion=inversion)
-    network = network_on(arrays, device, ("conv1_1", "conv2_1") if name == "held" else ())
-    exemplars = build_manifold(network, [labelled(SOURCES), labelled(TARGETS), []], 17, settings)
-    lpips, judge = None, None
-    if name in ("held", "until flipped"):
-        alexnet = load_alexnet().arrays
-        pictures = torch.tensor(np.concatenate([SOURCES, TARGETS])).permute(0, 3, 1, 2).float().to(device)
-        features = ProbeFeatures(alexnet, device)(pictures).cpu().numpy()
-        judge = ProbeJudge(alexnet, fit_probe(features, np.arange(17) >= 9, [None] * 17).arrays, device)
-        lpips = load_lpips("vgg16").arrays if name == "held" else None
-    transformer = Transformer(network, exemplars, settings, lpips, judge=judge)
-    images = np.stack([transformer.working(rgb) for rgb in INPUTS[:2]])
-    moved = transformer.traverse(images, [ImageIdentity()] * len(images))
-    mask = np.ones(images.shape[2:], np.float32)
-    mask[:20] = 0
-    reads.clear()  # from here on they are the inversion's
-    return transformer.reconstruct(images, moved, [mask, None])
-
-
-def colorize(arrays: dict[str, np.ndarray], name: str, device: torch.device) -> list[list[Edit]]:
-    traversal = TraversalConfig(traversal=name, neighbors=16)  # type: ignore[arg-type]
-    settings = ColorizerSettings(64, traversal, InversionConfig(iterations=ITERATIONS))
-    network = network_on(arrays, device)
-    colorizer = Colorizer(network, build_exemplars(network, TARGETS, settings), settings)
-    luma = np.stack([working_luma(rgb, 64) for rgb in INPUTS[:2]])
-    moved = colorizer.traverse(luma)
-    reads.clear()
-    return colorizer.reconstruct(luma, moved)
-
 
 QUICK = [(transform, "local"), (transform, "held"), (colorize, "local")]
-SLOW = [(transform, each) for each in (*MOVES, "noise", "until flipped") if each != "local"] + [(colorize, "global")]
-WAYS = [*QUICK, *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)]
+MARKED = [each if each in QUICK else pytest.param(*each, marks=pytest.mark.slow) for each in WAYS]
 
 
-@pytest.mark.parametrize(("way", "name"), WAYS)
+@pytest.mark.parametrize(("way", "name"), MARKED)
 def test_a_device_gives_what_the_cpu_gives_and_reads_little_back(way, name, vgg16_arrays):
     expected = way(vgg16_arrays, name, CPU)
     with pretend() as device:
-        found = way(vgg16_arrays, name, device)
+        found = way(vgg16_arrays, name, device, reads.clear)
     for ours, theirs in zip(found, expected, strict=True):
         assert len(ours) == len(theirs) > 0
         for a, b in zip(ours, theirs, strict=True):

@@ -7,8 +7,6 @@ import posixpath
 import re
 from pathlib import Path
 
-import bracex
-
 from dmt_ray.errors import SettingsError
 from dmt_ray.masking import masked
 
@@ -71,6 +69,8 @@ def with_braces_expanded(uri: str) -> list[str]:
     """
     if "{" not in uri:
         return [uri]
+    import bracex  # here, because few names have braces
+
     try:
         return list(dict.fromkeys(bracex.expand(uri, keep_escapes=True, limit=_MOST_NAMES)))
     except bracex.ExpansionLimitException as error:

@@ -20,8 +20,8 @@ def network(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def arrays(network: str) -> dict[str, np.ndarray]:
-    return load_lpips(network).arrays
+def arrays(network: str, real_weights) -> dict[str, np.ndarray]:
+    return real_weights(lambda: load_lpips(network))
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ def test_cells_without_features_have_a_finite_gradient(network, arrays):
     assert torch.isfinite(a.grad).all()
 
 
-def test_alexnet_gives_torchvisions_maps(pairs):
-    arrays = load_lpips("alexnet").arrays
+def test_alexnet_gives_torchvisions_maps(pairs, real_weights):
+    arrays = real_weights(lambda: load_lpips("alexnet"))
     reference = torchvision.models.alexnet(weights=None).features.eval()
     reference.load_state_dict({name[9:]: torch.tensor(values) for name, values in arrays.items() if "feat" in name})
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))

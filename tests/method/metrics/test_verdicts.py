@@ -21,8 +21,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def alexnet() -> dict[str, np.ndarray]:
-    return load_alexnet().arrays
+def alexnet(real_weights) -> dict[str, np.ndarray]:
+    return real_weights(load_alexnet)
 
 
 @pytest.fixture(scope="module")
