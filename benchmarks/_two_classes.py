@@ -187,11 +187,12 @@ def _faces(options: ClassOptions, data: str) -> tuple[Photos, Photos]:
             inputs.append((str(rng.choice([path for path in paths if person(path) == name])), label))
         held_out |= set(people[: options.count])
     rest = [(path, label) for label, paths in enumerate(listed) for path in paths if person(path) not in held_out]
-    table = Path(data) / "attributes.csv"
+    folder = Path(data).absolute()  # as the listed paths are
+    table = folder / "attributes.csv"
     attributes: dict[str, dict[str, str]] = {}
     if table.exists():
         with table.open(encoding="utf-8", newline="") as lines:
-            attributes = {str(Path(data) / row["path"]): row for row in csv.DictReader(lines)}
+            attributes = {str(folder / row["path"]): row for row in csv.DictReader(lines)}
     return _photos(rest, attributes), _photos(inputs, attributes)
 
 
