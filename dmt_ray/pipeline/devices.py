@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -17,7 +15,6 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that nvidia-smi may take; a driver that hangs would never answer.
 _SMI_S = 15.0
-_DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
 class NoDeviceError(SettingsError):
@@ -83,21 +80,13 @@ def cuda_trouble() -> str | None:
 
 
 def _driver() -> str:
-    """Say what is known of the NVIDIA driver, in one sentence."""
-    program = shutil.which("nvidia-smi")
-    if program is not None:
-        query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        try:
-            done = subprocess.run(query, capture_output=True, text=True, timeout=_SMI_S, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return f"nvidia-smi does not answer ({type(error).__name__})."
-        said = (
-            "; ".join((done.stdout + done.stderr).strip().splitlines()[:8])
-            or f"nothing (exit code {done.returncode})"
-        )
-        return f"nvidia-smi says: {said.rstrip('.')}."
+    """Say what nvidia-smi knows of the driver, in one sentence."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        text = _DRIVER_FILE.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "That node has no nvidia-smi and no loaded NVIDIA driver."
-    return f"Driver: {' '.join(text.partition(chr(10))[0].split())}."
+        done = subprocess.run(query, capture_output=True, text=True, timeout=_SMI_S, check=False)
+    except FileNotFoundError:
+        return "That node has no nvidia-smi."
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"nvidia-smi does not answer ({type(error).__name__})."
+    said = "; ".join((done.stdout + done.stderr).strip().splitlines()[:8])
+    return f"nvidia-smi says: {(said or f'nothing (exit code {done.returncode})').rstrip('.')}."
