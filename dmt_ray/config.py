@@ -199,6 +199,8 @@ class ComputeConfig:
     RAY_ADDRESS, else a submitted job's cluster, else the one that you started last on this machine, else local."""
     gpus_per_actor: float = 1.0
     """GPUs per reconstruction actor when the cluster has GPUs; fractions are allowed."""
+    allow_cpu_fallback: bool = False
+    """Compute on the CPU, with a warning, where Ray gives a GPU that does not answer; that is an error otherwise."""
     reconstruction_actors: int | None = None
     """Size of the reconstruction pool."""
     traversal_actors: int | None = None

@@ -27,7 +27,17 @@ DOCUMENTS = [
 #: Options of commands that are no jobs.
 OTHERS = {"deep", "discard", "file-size", "format", "only", "flat", "strengths", "threads", "picture-size"}
 OTHERS |= {"no-read-input"} | {field.name.replace("_", "-") for field in dataclasses.fields(PlanCommand)}
-FOREIGN = OTHERS | {"data", "sheet", "address", "working-dir", "help", "from-env-file", "build-arg", "config"}
+FOREIGN = OTHERS | {
+    "data",
+    "sheet",
+    "address",
+    "working-dir",
+    "help",
+    "from-env-file",
+    "build-arg",
+    "config",
+    "num-gpus",
+}
 FOREIGN |= {"preset", "help-all", "version", "no-lpips"}
 FOREIGN |= {"docker-server", "docker-username", "docker-password"}
 

@@ -43,6 +43,7 @@ class Row:
     seconds_traverse: float | None = None
     seconds_reconstruct: float | None = None
     worker: str | None = None
+    device: str | None = None
     weights: str | None = None
     input_sha256: str | None = None
     frames: int | None = None

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 #: The schema version that this program writes. Earlier ones can still be verified, compacted and read.
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 #: Versions up to this one did not write their number into the footer.
 LAST_UNNUMBERED_VERSION = 2
 
@@ -56,6 +56,7 @@ ROW_SCHEMA = pa.schema(
         ("seconds_traverse", pa.float64()),
         ("seconds_reconstruct", pa.float64()),
         ("worker", pa.string()),  # "<node address>:<process id>", and the GPU that Ray gave it
+        ("device", pa.string()),  # of the reconstruction: "cpu", or "cuda:" and the GPU's model
         ("weights", pa.string()),  # "<backbone>:<first 12 digits of the SHA-256>", or "random:<seed>"
         ("input_sha256", pa.string()),  # of the encoded input bytes as they were read, in hexadecimal
         ("frames", pa.int32()),  # frames or pages of the input's file, of which the first is used
@@ -70,6 +71,7 @@ _SINCE = {
     **dict.fromkeys(("input_sha256", "warning"), 3),
     **dict.fromkeys(("verdict_before", "verdict_after", "flipped"), 4),
     **dict.fromkeys(("digital_source_type", "frames", "truncated"), 5),
+    "device": 6,
 }
 
 #: Columns that had another name up to a version: that version, and the name.

@@ -29,7 +29,7 @@ from dmt_ray.output.rows import consistent
 from dmt_ray.output.shard_file import DamagedShardError
 from dmt_ray.pipeline.bisecting import DeviceLostError
 from dmt_ray.pipeline.crash_report import CrashTrace, kill_after, start_crash_trace
-from dmt_ray.pipeline.resources import pick_device
+from dmt_ray.pipeline.devices import claim_device
 from dmt_ray.pipeline.shard_processor import ShardProcessor
 from dmt_ray.pipeline.summary import ShardSummary, summarize, to_table
 from dmt_ray.storage.inputs.registry import InputItem
@@ -80,13 +80,14 @@ class ShardActor:
         configure_worker(threads)
         self.gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
         self.shared = shared
-        self.worker = f"{ray.util.get_node_ip_address()}:{os.getpid()}" + "".join(f" gpu {gpu}" for gpu in self.gpus)
+        node = ray.util.get_node_ip_address()
+        self.worker = f"{node}:{os.getpid()}" + "".join(f" gpu {gpu}" for gpu in self.gpus)
         arrays, exemplars, lpips, judge = ray.get([shared.arrays, shared.exemplars, shared.lpips, shared.judge])
         self.processor = ShardProcessor(
             arrays,
             exemplars,
             shared.config,
-            device=pick_device(self.gpus, torch.cuda.is_available()),
+            device=claim_device(self.gpus, node, allow_cpu=shared.config.compute.allow_cpu_fallback),
             weights_label=shared.weights_label,
             fingerprint=shared.fingerprint,
             worker=self.worker,
@@ -200,7 +201,8 @@ def make_exemplars(
 ) -> tuple[Arrays, LearnReport]:
     """Make the exemplars once, on a GPU when Ray gave one; they stay in the object store. See learn_exemplars."""
     configure_worker(threads)
-    device = pick_device(ray.get_gpu_ids(), torch.cuda.is_available())
+    node, allow_cpu = ray.util.get_node_ip_address(), config.compute.allow_cpu_fallback
+    device = claim_device(ray.get_gpu_ids(), node, allow_cpu=allow_cpu)
     total, noted = sum(len(found.items) for found in sets.values()), 0.0
 
     def note(read: int) -> None:

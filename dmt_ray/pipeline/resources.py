@@ -115,12 +115,3 @@ def _plan_cpus(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig, sha
 def _round(share: float) -> float:
     """Cut a resource to Ray's resolution of 1/10,000, downwards so that sums still fit."""
     return share if share == int(share) else max(1, math.floor(share * 10_000 + 1e-6)) / 10_000
-
-
-def pick_device(gpu_ids: Sequence[int | str], cuda_available: bool) -> str:
-    """Name the device of an actor to which Ray gave ``gpu_ids``.
-
-    Ray narrows CUDA_VISIBLE_DEVICES to these GPUs, so the first one an actor sees is its own. An actor without a GPU
-    takes the CPU even where CUDA would answer, because those GPUs belong to others.
-    """
-    return "cuda:0" if gpu_ids and cuda_available else "cpu"

@@ -165,8 +165,13 @@ def _check_own(run: PreparedRun) -> None:
 
 
 def _run_on_ray(run: PreparedRun, outcome: RunOutcome, stopper: Stopper) -> None:
-    """Do what is to do, and note in ``outcome`` what was done; log what ends it early."""
+    """Do what is to do, and note in ``outcome`` what was done; log what ends it early.
+
+    Raises:
+        SettingsError: the exemplars, the options or the cluster do not allow the run, and no shard was done.
+    """
     from dmt_ray.pipeline.cluster import Cluster
+    from dmt_ray.pipeline.devices import NoDeviceError
     from dmt_ray.pipeline.failures import log_failure
     from dmt_ray.pipeline.start_progress import StartProgress
     from dmt_ray.pipeline.stream import share_exemplars, start_attempts
@@ -204,6 +209,8 @@ def _run_on_ray(run: PreparedRun, outcome: RunOutcome, stopper: Stopper) -> None
             start.wait_for_actors(pools, len(run.todo))
             _run_shards(run, shared, pools, cluster, outcome, stopper, start)
         except Exception as error:
+            if isinstance(error, NoDeviceError) and not outcome.finished:
+                raise
             # What is committed stays; the closing check says what is missing, and the exit code tells.
             log_failure(error)
         outcome.seconds = time.monotonic() - began

@@ -29,6 +29,7 @@ from dmt_ray.output.displacements import SavedDisplacement
 from dmt_ray.output.row import Row
 from dmt_ray.output.schema import rows_table
 from dmt_ray.pipeline.bisecting import run_bisecting
+from dmt_ray.pipeline.devices import device_name
 from dmt_ray.pipeline.masks import MaskReader, decode_mask, working_mask
 from dmt_ray.pipeline.traversed import TraversedImage, from_table, to_table
 from dmt_ray.storage.deep_images import decode_image16
@@ -77,6 +78,7 @@ class ShardProcessor:
         self.config = config
         self.weights_label = weights_label
         self.worker = worker
+        self._device_name = device_name(device)
         self._job = job_of(config)
         self._provenance = Provenance(config.job, self._job.digital_source_type, fingerprint, __version__)
         self._reader = InputReader(config.inputs.max_bytes, containers or {}, config.inputs.allow_uri)
@@ -180,6 +182,7 @@ class ShardProcessor:
             seconds_read=image.seconds_read,
             seconds_traverse=image.seconds_traverse,
             worker=self.worker,
+            device=self._device_name,
             weights=self.weights_label,
             input_sha256=image.input_sha256,
             frames=image.frames,

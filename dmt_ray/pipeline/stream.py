@@ -5,6 +5,7 @@ What a run promises does not rest on this graph but on the shards' files: whatev
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.jobs.exemplars import LearnReport
@@ -21,6 +22,7 @@ from dmt_ray.jobs.job import Arrays
 from dmt_ray.output.plan import Plan, plan_bytes
 from dmt_ray.pipeline.actors import ReconstructionActor, Shared, TraversalActor, make_exemplars
 from dmt_ray.pipeline.attempts import Attempts
+from dmt_ray.pipeline.devices import NoDeviceError, complaint_in
 from dmt_ray.pipeline.prepare import PreparedRun
 from dmt_ray.pipeline.resources import ActorPlan, PoolPlan, plan_pools
 from dmt_ray.pipeline.summary import ShardSummary, from_table
@@ -60,6 +62,8 @@ def share_exemplars(run: PreparedRun, attempts_actor: Any) -> tuple[Shared, Pool
     try:
         learned: LearnReport = ray.get(report)
     except RayTaskError as error:
+        with contextlib.suppress(RayTaskError):
+            ray.get(exemplars)  # the same error: Ray prints one that nobody has got
         if isinstance(error.cause, DmtError):
             raise SettingsError(str(error.cause)) from error
         raise
@@ -86,6 +90,7 @@ def stream_shards(shards: Plan, shared: Shared, pools: PoolPlan) -> Iterator[Sha
     the run was told to stop.
 
     Raises:
+        NoDeviceError: CUDA does not answer where an actor was given a GPU.
         ray.exceptions.RayError: too many shards were lost, or an actor cannot start.
     """
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a lost shard is said below, without its traceback
@@ -103,8 +108,14 @@ def stream_shards(shards: Plan, shared: Shared, pools: PoolPlan) -> Iterator[Sha
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         dataset = dataset.map_batches(TraversalActor, **_pool(pools.traversal, shared, len(shards)))
         dataset = dataset.map_batches(ReconstructionActor, **_pool(pools.reconstruction, shared, len(shards)))
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from from_table(batch)
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from from_table(batch)
+    except RayError as error:
+        complaint = complaint_in(error)
+        if complaint is None:
+            raise
+        raise NoDeviceError(complaint) from error
 
 
 def _pool(plan: ActorPlan, shared: Shared, shards: int) -> dict[str, Any]:

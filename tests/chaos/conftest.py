@@ -21,7 +21,7 @@ from PIL import Image
 from dmt_ray.output.verify import verify_output
 
 #: Figures that tell how a run went, and not what it made.
-_HOW = ["attempts", "worker", "seconds_read", "seconds_traverse", "seconds_reconstruct"]
+_HOW = ["attempts", "worker", "device", "seconds_read", "seconds_traverse", "seconds_reconstruct"]
 #: Largest difference of a pixel, of 255, where an image was inverted alone and not beside others.
 TOLERANCE = 3
 #: Seconds to wait for what takes a few on an idle machine: a test fails for what it finds, not for a busy machine.

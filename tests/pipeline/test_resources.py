@@ -2,7 +2,7 @@ import pytest
 
 from dmt_ray.config import ComputeConfig
 from dmt_ray.errors import SettingsError
-from dmt_ray.pipeline.resources import pick_device, plan_pools
+from dmt_ray.pipeline.resources import plan_pools
 
 
 def total(plan, resource):
@@ -69,9 +69,3 @@ def test_options_are_obeyed():
 def test_a_cluster_without_anything_is_refused():
     with pytest.raises(SettingsError, match="no CPUs"):
         plan_pools([{"CPU": 0.0}], ComputeConfig())
-
-
-def test_device_is_the_one_ray_gave():
-    assert pick_device(["3"], cuda_available=True) == "cuda:0"
-    assert pick_device([], cuda_available=True) == "cpu"
-    assert pick_device([0], cuda_available=False) == "cpu"

@@ -95,6 +95,7 @@ def test_good_and_bad_images_become_rows(configure, traversal):
     assert rows["truncated.jpg"]["error_type"] == "truncated"
     for row in rows.values():
         assert (row["attempts"], row["worker"], row["weights"]) == (2, "here:1", "random:0")
+        assert row["device"] == "cpu"
         if row["status"] == "error":
             assert row["error"]
             assert row["image"] is None
