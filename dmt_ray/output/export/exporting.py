@@ -12,7 +12,7 @@ from threading import Event
 
 from dmt_ray.output.export.huggingface import HuggingFaceWriter
 from dmt_ray.output.export.image_files import FilesWriter
-from dmt_ray.output.export.manifest import Entry, read_part, write_part
+from dmt_ray.output.export.manifest import Entry, Part, read_part, write_part
 from dmt_ray.output.export.options import ExportFormat, ExportOptions
 from dmt_ray.output.export.record import EXPORT_FILE, ExportRecord, claim
 from dmt_ray.output.export.run import ExportedRun, open_run
@@ -77,11 +77,12 @@ def export(output: str, dest: str, options: ExportOptions) -> ExportReport:
 
     Raises:
         SettingsError: the run is not complete or has no pictures, ``dest`` holds something else, the condition is not
-            sound, or somebody's own file has the name of a picture.
+            sound, the pictures cannot be signed, or somebody's own file has the name of a picture.
         StorageError: a file cannot be read or written.
     """
     output, dest = files.absolute(output), files.absolute(dest)
-    run = open_run(output, options.only)
+    signer = options.signer()
+    run = open_run(output, options.only, signer)
     destination = Destination(dest)
     stop = Event()
 
@@ -92,7 +93,7 @@ def export(output: str, dest: str, options: ExportOptions) -> ExportReport:
     writer = _WRITERS[options.format](run, options, destination, check)
     record = ExportRecord(
         fingerprint=run.expected.fingerprint,
-        options=options.recorded(),
+        options=options.recorded() | ({} if signer is None else {"sign_certificate": signer.fingerprint}),
         rows=rows_key(run, sorted(run.facts)) if writer.whole else None,
     )
     claim(dest, record)
@@ -101,7 +102,7 @@ def export(output: str, dest: str, options: ExportOptions) -> ExportReport:
     done = each(lambda unit: _do(unit, writer, destination), units, _threads(run, options, writer), stop)
     for count, (entries, new) in enumerate(done, 1):
         created += new
-        pictures += sum(entry.id is not None for entry in entries)
+        pictures += sum(entry.id is not None and not entry.animation for entry in entries)
         number_of_files += len({entry.path for entry in entries})
         size += sum(entry.size for entry in entries if (entry.id is None) == writer.whole)
         if new:
@@ -125,9 +126,16 @@ def _do(unit: Unit, writer: Writer, destination: Destination) -> tuple[list[Entr
     part = read_part(destination.dest, unit.number)
     earlier: dict[str, str] = {}
     if part is not None:
-        if part.key == unit.key and all(destination.is_there(entry.path) for entry in part.entries):
+        if part.key == unit.key and _is_done(part, destination):
             return part.entries, 0
         earlier = {entry.path: entry.sha256 for entry in part.entries}
     written = writer.write(unit, earlier)
     write_part(destination.dest, unit.number, unit.key, written.entries)
     return written.entries, written.created
+
+
+def _is_done(part: Part, destination: Destination) -> bool:
+    """Tell whether the files of a part are there."""
+    if not part.announced:
+        return all(destination.is_there(entry.path) for entry in part.entries)
+    return all(destination.holds(entry.path, entry.sha256) for entry in part.entries if entry.id is None)

@@ -13,8 +13,9 @@ from dmt_ray.output.dataset_features import IMAGE_TYPE, features_metadata, featu
 from dmt_ray.output.export.manifest import Entry
 from dmt_ray.output.export.names import Names
 from dmt_ray.output.export.options import ExportOptions
-from dmt_ray.output.export.run import ExportedRun, Picture
-from dmt_ray.output.export.units import Unit, Written, cut_by_bytes, without_pictures
+from dmt_ray.output.export.pictures import Picture
+from dmt_ray.output.export.run import ExportedRun
+from dmt_ray.output.export.units import Unit, Written, announce, cut_by_bytes, without_pictures
 from dmt_ray.output.export.writing import Destination
 from dmt_ray.output.input_columns import PREFIX
 from dmt_ray.output.schema import column_name
@@ -67,6 +68,7 @@ class HuggingFaceWriter:
                         rows = self._columns(batch.rows, [self._name(picture) for picture in batch.pictures])
                         groups.add(rows.select(self._schema.names).cast(self._schema))
             whole = Entry(path, file.hexdigest(), file.tell())
+            announce(self._destination, unit, [whole, *entries])
         return Written([whole, *entries], len(entries))
 
     def finish(self, destination: Destination) -> None:

@@ -33,6 +33,8 @@ _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 #: Characters that turn the direction of what follows.
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 _DIGITS = 8
+#: Stands before the ending of an animation.
+ANIMATION = ".animation"
 
 
 def safe_path(id_: str, *, flat: bool = False, dots: bool = True) -> str:
@@ -51,6 +53,8 @@ def safe_path(id_: str, *, flat: bool = False, dots: bool = True) -> str:
     if not dots:
         parts = [part.replace(".", "_") for part in parts]
     *folders, name = [_safe_part(part) for part in parts]
+    if name.casefold().endswith(ANIMATION):  # a.animation.webp is the animation of a
+        name = f"{name[: -len(ANIMATION)]}_{name[1 - len(ANIMATION) :]}"
     # A folder called a.png would take the name of the picture a.png.
     folders = [f"{folder}_" if posixpath.splitext(folder)[1].lower() in _SUFFIXES else folder for folder in folders]
     path = "/".join([*folders, name])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ import pyarrow.compute as pc
 from dmt_ray.errors import SettingsError
 from dmt_ray.output.commit import shard_name, shard_uri
 from dmt_ray.output.expected import Expected
-from dmt_ray.output.export.manifest import Entry
 from dmt_ray.output.export.names import step_labels
+from dmt_ray.output.export.pictures import Batch, read_batch, sign_batch
 from dmt_ray.output.plan import Plan, Shard, load_plan
 from dmt_ray.output.run_record import read_run
 from dmt_ray.output.shard_file import (
@@ -34,6 +33,7 @@ from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.columns import is_bytes
 from dmt_ray.storage.inputs.sql import matching_rows
+from dmt_ray.storage.signing import Signer
 
 Mask = npt.NDArray[np.bool_]
 
@@ -56,6 +56,8 @@ class ExportedRun:
     """The run keeps animations."""
     wanted: Mapping[int, Mask] | None
     """By shard, the rows that the condition is true for; None where there is no condition."""
+    signer: Signer | None = None
+    """What signs the pictures."""
 
     def pictures(self, shard: int) -> int:
         """Return how many pictures of a shard are exported."""
@@ -66,7 +68,7 @@ class ExportedRun:
         """Yield the wanted rows of a shard with their pictures, a few at a time, from a file that was checked.
 
         Raises:
-            SettingsError: the file is damaged.
+            SettingsError: the file is damaged, or a picture cannot be signed.
             StorageError: it cannot be read.
         """
         try:
@@ -91,73 +93,28 @@ class ExportedRun:
                 kept = np.asarray(pc.equal(rows["status"], "ok"), np.bool_)
                 if wanted is not None:
                     kept &= wanted[start:end]
-                chosen = rows.filter(pa.array(kept))
-                yield Batch(chosen, self._pictures(chosen, list(itertools.compress(labels[start:end], kept))))
+                read = read_batch(
+                    rows.filter(pa.array(kept)),
+                    list(itertools.compress(labels[start:end], kept)) if self.expected.steps > 1 else None,
+                    self.expected.version,
+                )
+                if self.signer is not None:
+                    read = sign_batch(read, self.signer, self.expected.fingerprint, self.expected.version)
+                yield read
                 start = end
 
-    def _pictures(self, rows: pa.Table, labels: list[str]) -> list[Picture]:
-        """Return the pictures of some rows.
 
-        Raises:
-            DamagedShardError: one is not the picture that was written.
-        """
-        pictures = []
-        narrow = rows.select(["id", "step", "strength", "image_format", "image_sha256"]).to_pylist()
-        for row, image, label in zip(narrow, rows["image"], labels, strict=True):
-            data = image.as_py()
-            if hashlib.sha256(data).hexdigest() != row["image_sha256"]:
-                raise DamagedShardError(f"the image of {row['id']} is not the one that was written (checksum)")
-            picture = Picture(
-                id=row["id"],
-                step=row["step"],
-                strength=row["strength"],
-                label=label if self.expected.steps > 1 else None,
-                suffix=_suffix(row["image_format"]),
-                data=data,
-                sha256=row["image_sha256"],
-            )
-            pictures.append(picture)
-        return pictures
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some rows to export."""
-
-    rows: pa.Table
-    """Rows that are ok, with all columns."""
-    pictures: list[Picture]
-    """Of the rows, in order."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture to export."""
-
-    id: str
-    step: int
-    strength: float | None
-    label: str | None
-    """What tells it from the image's other steps; None where there is one step."""
-    suffix: str
-    """Of its format, with the dot."""
-    data: bytes
-    sha256: str
-
-    def entry(self, path: str, member: str | None = None) -> Entry:
-        """Return the row of the manifest that tells where the picture is."""
-        return Entry(path, self.sha256, len(self.data), member, self.id, self.step, self.strength)
-
-
-def open_run(output: str, only: str | None) -> ExportedRun:
+def open_run(output: str, only: str | None, signer: Signer | None = None) -> ExportedRun:
     """Check a run, and find the rows to export.
 
     Parameters:
         output: the folder or URI of a run.
         only: a SQL expression over the columns of its rows, without those of bytes.
+        signer: what signs the pictures.
 
     Raises:
-        SettingsError: the run is not complete or has no pictures, or the expression is not sound or true for no row.
+        SettingsError: the run is not complete or has no pictures, the expression is not sound or true for no row, or
+            the pictures cannot be signed.
         StorageError: a file cannot be read.
     """
     plan = load_plan(output)
@@ -176,6 +133,10 @@ def open_run(output: str, only: str | None) -> ExportedRun:
     if all(known.errors == known.rows for known in facts.values()):
         raise SettingsError(f"{masked(output)} has no picture to export: all {report.errors} rows are error rows.")
     record = read_run(output)
+    shards = sorted(facts)
+    if signer is not None:
+        for image_format in _image_formats(output, shards):
+            signer.check(image_format)
     return ExportedRun(
         output=output,
         job=record.job,
@@ -183,13 +144,19 @@ def open_run(output: str, only: str | None) -> ExportedRun:
         expected=expected,
         facts=facts,
         animated=bool(record.option("output", "save_path")),
-        wanted=None if only is None else _matching(output, expected, sorted(facts), only),
+        wanted=None if only is None else _matching(output, expected, shards, only),
+        signer=signer,
     )
 
 
-def _matching(output: str, expected: Expected, shards: list[int], only: str) -> dict[int, Mask]:
-    """Return which rows that are ok the condition is true for, by shard."""
-    names = [field.name for field in expected.schema if not _is_bytes(field.type)]
+def _image_formats(output: str, shards: list[int]) -> list[str]:
+    """Return the formats of all pictures."""
+    tables = (rows for _, rows in _columns(output, shards, ["image_format"]))
+    return sorted({name for rows in tables for name in pc.unique(rows["image_format"]).to_pylist()} - {None})
+
+
+def _columns(output: str, shards: list[int], names: list[str]) -> Iterator[tuple[int, pa.Table]]:
+    """Yield some columns of shards, in order."""
 
     def read(shard: int) -> tuple[int, pa.Table]:
         try:
@@ -198,6 +165,12 @@ def _matching(output: str, expected: Expected, shards: list[int], only: str) -> 
         except DamagedShardError as error:
             raise SettingsError(f"{shard_name(shard)} of {masked(output)} is damaged: {error}.") from error
 
+    return each(read, shards)
+
+
+def _matching(output: str, expected: Expected, shards: list[int], only: str) -> dict[int, Mask]:
+    """Return which rows that are ok the condition is true for, by shard."""
+    names = [field.name for field in expected.schema if not _is_bytes(field.type)]
     wanted: dict[int, Mask] = {}
     waiting: list[tuple[int, pa.Table]] = []
 
@@ -210,7 +183,7 @@ def _matching(output: str, expected: Expected, shards: list[int], only: str) -> 
         wanted.update(zip((shard for shard, _ in waiting), np.split(mask, ends[:-1]), strict=True))
         waiting.clear()
 
-    for shard, rows in each(read, shards):
+    for shard, rows in _columns(output, shards, names):
         waiting.append((shard, rows))
         if sum(len(rows) for _, rows in waiting) >= _ROWS:
             evaluate()
@@ -229,12 +202,6 @@ def _labels(rows: pa.Table) -> list[str]:
         own = list(group)
         labels += step_labels([row["step"] for row in own], [row["strength"] for row in own])
     return labels
-
-
-def _suffix(image_format: str) -> str:
-    """Return the ending of a format's files: png16 is a PNG, too."""
-    name = "".join(char for char in image_format.lower() if char.isalpha()) or "image"
-    return {"jpeg": ".jpg", "tiff": ".tif"}.get(name, f".{name}")
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
