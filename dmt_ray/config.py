@@ -16,7 +16,7 @@ from dmt_ray.errors import SettingsError
 PathFormat = Literal["webp", "gif"]
 
 
-ImageFormat = Literal["png", "jpeg", "webp", "png16"]
+ImageFormat = Literal["png", "jpeg", "webp", "png16", "tiff16"]
 
 
 MetadataChoice = Literal["keep", "none"]
@@ -123,7 +123,7 @@ class OutputConfig:
     shard_size: int = 32
     """Images per shard: one shard is one Parquet file and one unit of retry."""
     image_format: ImageFormat = "png"
-    """Encoding of the image column; png16 has 16 bits per channel, all others 8."""
+    """Encoding of the image column; png16 and tiff16 have 16 bits per channel, all others 8."""
     metadata: MetadataChoice = "keep"
     """keep writes each input's EXIF, XMP, IPTC and resolution into its results; none leaves them out. Either way, the
     file says how the result came to be."""

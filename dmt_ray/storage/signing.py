@@ -21,7 +21,7 @@ from dmt_ray.storage.provenance import VOCABULARY
 
 _MIME_TYPES = {
     **{"png": "image/png", "png16": "image/png", "jpeg": "image/jpeg"},
-    **{"webp": "image/webp", "gif": "image/gif"},
+    **{"webp": "image/webp", "gif": "image/gif", "tiff16": "image/tiff"},
 }
 _CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 _SETTINGS = {
@@ -43,7 +43,7 @@ class Signable:
     data: bytes
     """The encoded picture."""
     image_format: str
-    """``png``, ``png16``, ``jpeg``, ``webp`` or ``gif``."""
+    """``png``, ``png16``, ``jpeg``, ``webp``, ``gif`` or ``tiff16``."""
     run: str
     """Fingerprint of the run that made it."""
     digital_source_type: str | None

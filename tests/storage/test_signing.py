@@ -39,13 +39,13 @@ def encoded(image_format: str) -> Signable:
     return Signable(encode_image(PIXELS, image_format, 90, attached), image_format, RUN, TERM)
 
 
-@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp", "png16", "gif"])
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp", "png16", "tiff16", "gif"])
 def test_a_signed_result_is_valid_and_says_how_it_came_to_be(signer, image_format):
     picture = encoded(image_format)
     signed = signer.sign(picture)
     before, after = (Image.open(io.BytesIO(each)) for each in (picture.data, signed))
     assert np.array_equal(np.asarray(before), np.asarray(after))
-    kind = "image/png" if image_format == "png16" else f"image/{image_format}"
+    kind = f"image/{image_format.removesuffix('16')}"
     with c2pa.Reader(kind, io.BytesIO(signed)) as reader:
         assert reader.get_validation_state() == "Valid"
         said = json.loads(reader.json())
