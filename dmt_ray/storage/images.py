@@ -50,7 +50,8 @@ def encode_image(
             raise ImageError(
                 "too-large", f"{rgb.shape[0] * rgb.shape[1]} pixels do not fit in a TIFF; use --image-format png16."
             )
-        deep = rgb if rgb.dtype == np.uint16 else rgb.astype(np.uint16) * 257  # 255 becomes 65535
+        wide = rgb.astype(np.uint16, copy=False)
+        deep = wide if rgb.dtype == np.uint16 else wide * 257  # 255 becomes 65535
         return (encode_png16 if image_format == "png16" else encode_tiff16)(deep, attached)
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"expected H x W x 3 uint8, got {rgb.shape} {rgb.dtype}")

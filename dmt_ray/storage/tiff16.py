@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ def encode_tiff16(rgb: npt.NDArray[np.uint16], attached: Attachments) -> bytes:
 
     nothing = Directory("<")
     exif = Exif(nothing, nothing, nothing) if attached.exif is None else parse_exif(attached.exif)
-    order = exif.main.order
+    order: Literal["<", ">"] = "<" if exif.main.order == "<" else ">"
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,

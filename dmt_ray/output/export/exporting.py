@@ -12,7 +12,7 @@ from threading import Event
 
 from dmt_ray.output.export.huggingface import HuggingFaceWriter
 from dmt_ray.output.export.image_files import FilesWriter
-from dmt_ray.output.export.manifest import Entry, Part, read_part, write_part
+from dmt_ray.output.export.manifest import Entry, Part, drop_parts, read_part, write_part
 from dmt_ray.output.export.options import ExportFormat, ExportOptions
 from dmt_ray.output.export.record import EXPORT_FILE, ExportRecord, claim
 from dmt_ray.output.export.run import ExportedRun, open_run
@@ -68,10 +68,10 @@ class _StoppedError(Exception):
 
 
 def export(output: str, dest: str, options: ExportOptions) -> ExportReport:
-    """Export the pictures of the finished run at ``output``.
+    """Export the pictures of the finished run, or of the compaction, at ``output``.
 
     Parameters:
-        output: the folder or URI of a run.
+        output: the folder or URI of a run, or of a compaction.
         dest: an empty place, or an earlier export of the same run with the same options, which goes on.
         options: what to export, and how.
 
@@ -108,6 +108,7 @@ def export(output: str, dest: str, options: ExportOptions) -> ExportReport:
         if new:
             logger.info("%d of %d parts: %d pictures.", count, len(units), pictures)
     writer.finish(destination)
+    drop_parts(dest, len(units))
     errors = sum(facts.errors for facts in run.facts.values())
     left_out = sum(facts.rows for facts in run.facts.values()) - errors - pictures
     finished = record.done(pictures=pictures, files=number_of_files, errors=errors, left_out=left_out)

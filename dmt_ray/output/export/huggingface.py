@@ -43,9 +43,9 @@ class HuggingFaceWriter:
         self, run: ExportedRun, options: ExportOptions, destination: Destination, check: Callable[[], None]
     ) -> None:
         self._run, self._options, self._destination, self._check = run, options, destination, check
-        self._names = Names.of_plan(run.plan)
+        self._names = Names(run.source.ids)
         self._units = cut_by_bytes(run, options.file_size)
-        self._images = ("image", "animation") if run.animated else ("image",)
+        self._images = ("image", "animation") if run.source.animated else ("image",)
         schema = self._columns(run.expected.schema.empty_table(), [])
         features = features_of(schema.schema, self._images)
         kept = [_decoded(field) for field in schema.schema if field.name in features]
@@ -73,9 +73,10 @@ class HuggingFaceWriter:
 
     def finish(self, destination: Destination) -> None:
         """Write the card."""
+        job = self._run.source.job
         text = (
-            f"{sum(map(self._run.pictures, self._run.facts))} photos edited by deep manifold traversal "
-            f"(`dmt-ray {self._run.job}`). `id` is the photo, `strength` how far it was moved."
+            f"{sum(map(self._run.pictures, self._run.facts))} photos edited by deep manifold traversal"
+            f"{'' if job is None else f' (`dmt-ray {job}`)'}. `id` is the photo, `strength` how far it was moved."
         )
         card = card_bytes("Photos edited by dmt_ray", text, "data/train-*.parquet", self._schema, self._images)
         destination.put(CARD_FILE, card, {})

@@ -37,7 +37,7 @@ class FilesWriter:
         self, run: ExportedRun, options: ExportOptions, destination: Destination, check: Callable[[], None]
     ) -> None:
         self._run, self._options, self._destination, self._check = run, options, destination, check
-        self._names = Names.of_plan(run.plan, flat=options.flat)
+        self._names = Names(run.source.ids, flat=options.flat)
 
     def units(self) -> list[Unit]:
         """Return units of some hundred rows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ MANIFEST_FOLDER = "manifest"
 _KEY = "dmt_ray.unit"
 #: In the footer of a part: its file is about to get its name.
 _ANNOUNCED_KEY = "dmt_ray.announced"
+
+_PART_NAME = re.compile(r"part-[0-9]{6,}\.parquet")
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -83,6 +86,18 @@ def write_part(dest: str, number: int, key: str, entries: Sequence[Entry], *, an
         writer.write_table(table)
         writer.add_key_value_metadata({_KEY: key} | ({_ANNOUNCED_KEY: "true"} if announced else {}))
     files.write_atomic(part_uri(dest, number), sink.getvalue())
+
+
+def drop_parts(dest: str, count: int) -> None:
+    """Delete the parts from a number on, of an earlier export of the same rows that had more of them.
+
+    Raises:
+        StorageError: one cannot be deleted.
+    """
+    known = {part_uri("", number).rpartition("/")[2] for number in range(count)}
+    for name in files.list_names(files.join(dest, MANIFEST_FOLDER)) - known:
+        if _PART_NAME.fullmatch(name):
+            files.delete(files.join(files.join(dest, MANIFEST_FOLDER), name))
 
 
 def read_part(dest: str, number: int) -> Part | None:

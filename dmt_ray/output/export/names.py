@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from dmt_ray.output.plan import Plan
 from dmt_ray.storage.images import image_suffixes, suffixes_of_missing_formats
 
 #: Bytes of a part of a path; file systems allow 255, and strengths and endings are still to come.
@@ -110,11 +109,6 @@ class Names:
         self._others: dict[str, str] = {}
         if doubled:
             self._tell_apart(ids(), doubled)
-
-    @classmethod
-    def of_plan(cls, plan: Plan, *, flat: bool = False, dots: bool = True) -> Names:
-        """Return the names of a plan's images."""
-        return cls(lambda: (id_ for part in plan.file.ids() for id_ in part.to_pylist()), flat=flat, dots=dots)
 
     def of(self, id_: str) -> str:
         """Return an image's path without an ending."""

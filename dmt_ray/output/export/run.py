@@ -10,26 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from dmt_ray.errors import SettingsError
-from dmt_ray.output.commit import shard_name, shard_uri
 from dmt_ray.output.expected import Expected
 from dmt_ray.output.export.names import step_labels
 from dmt_ray.output.export.pictures import Batch, read_batch, sign_batch
-from dmt_ray.output.plan import Plan, Shard, load_plan
-from dmt_ray.output.run_record import read_run
-from dmt_ray.output.shard_file import (
-    DamagedShardError,
-    ShardFacts,
-    check_body,
-    check_footer,
-    committed,
-    each,
-    reading_shard,
-)
-from dmt_ray.output.verify import verify_output
-from dmt_ray.output.versions import recorded_expected
-from dmt_ray.storage import files
+from dmt_ray.output.export.sources import Source, open_source, read_columns, said_of
+from dmt_ray.output.shard_file import ShardFacts
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.columns import is_bytes
 from dmt_ray.storage.inputs.sql import matching_rows
@@ -47,68 +35,62 @@ _BATCH = 8
 class ExportedRun:
     """A finished run, and the rows of it that are exported."""
 
-    output: str
-    job: str
-    plan: Plan
-    expected: Expected
-    facts: Mapping[int, ShardFacts]
-    animated: bool
-    """The run keeps animations."""
+    source: Source
     wanted: Mapping[int, Mask] | None
-    """By shard, the rows that the condition is true for; None where there is no condition."""
+    """By file, the rows that the condition is true for; None where there is no condition."""
     signer: Signer | None = None
     """What signs the pictures."""
 
+    @property
+    def expected(self) -> Expected:
+        """What the run's files are."""
+        return self.source.expected
+
+    @property
+    def facts(self) -> Mapping[int, ShardFacts]:
+        """What is known of each file."""
+        return self.source.facts
+
     def pictures(self, shard: int) -> int:
-        """Return how many pictures of a shard are exported."""
+        """Return how many pictures of a file are exported."""
         facts = self.facts[shard]
         return facts.rows - facts.errors if self.wanted is None else int(self.wanted[shard].sum())
 
     def batches(self, shard: int) -> Iterator[Batch]:
-        """Yield the wanted rows of a shard with their pictures, a few at a time, from a file that was checked.
+        """Yield the wanted rows of a file with their pictures, a few at a time.
 
         Raises:
             SettingsError: the file is damaged, or a picture cannot be signed.
             StorageError: it cannot be read.
         """
-        try:
-            yield from self._read(self.plan.file.shard(shard))
-        except DamagedShardError as error:
-            raise SettingsError(
-                f"{shard_name(shard)} of {masked(self.output)} is damaged: {error}. Run dmt-ray verify --deep "
-                "--discard, and the job."
-            ) from error
+        with said_of(self.source, shard), self.source.opened(shard) as file:
+            yield from self._read(file, None if self.wanted is None else self.wanted[shard])
 
-    def _read(self, shard: Shard) -> Iterator[Batch]:
-        uri = shard_uri(self.output, shard.number)
-        data = files.read_bytes(uri)
-        wanted = None if self.wanted is None else self.wanted[shard.number]
+    def _read(self, file: pq.ParquetFile, wanted: Mask | None) -> Iterator[Batch]:
         start = 0
-        with reading_shard(uri, pa.BufferReader(data)) as file:
-            check_body(data, check_footer(file, shard, self.expected))
-            labels = _labels(file.read(columns=["id", "step", "strength"]))
-            for batch in file.iter_batches(batch_size=_BATCH):
-                rows = pa.Table.from_batches([batch])
-                end = start + len(rows)
-                kept = np.asarray(pc.equal(rows["status"], "ok"), np.bool_)
-                if wanted is not None:
-                    kept &= wanted[start:end]
-                read = read_batch(
-                    rows.filter(pa.array(kept)),
-                    list(itertools.compress(labels[start:end], kept)) if self.expected.steps > 1 else None,
-                    self.expected.version,
-                )
-                if self.signer is not None:
-                    read = sign_batch(read, self.signer, self.expected.fingerprint, self.expected.version)
-                yield read
-                start = end
+        labels = _labels(file.read(columns=["id", "step", "strength"]))
+        for batch in file.iter_batches(batch_size=_BATCH):
+            rows = pa.Table.from_batches([batch])
+            end = start + len(rows)
+            kept = np.asarray(pc.equal(rows["status"], "ok"), np.bool_)
+            if wanted is not None:
+                kept &= wanted[start:end]
+            read = read_batch(
+                rows.filter(pa.array(kept)),
+                list(itertools.compress(labels[start:end], kept)) if self.expected.steps > 1 else None,
+                self.expected.version,
+            )
+            if self.signer is not None:
+                read = sign_batch(read, self.signer, self.expected.fingerprint, self.expected.version)
+            yield read
+            start = end
 
 
 def open_run(output: str, only: str | None, signer: Signer | None = None) -> ExportedRun:
     """Check a run, and find the rows to export.
 
     Parameters:
-        output: the folder or URI of a run.
+        output: the folder or URI of a run, or of a compaction.
         only: a SQL expression over the columns of its rows, without those of bytes.
         signer: what signs the pictures.
 
@@ -117,60 +99,23 @@ def open_run(output: str, only: str | None, signer: Signer | None = None) -> Exp
             the pictures cannot be signed.
         StorageError: a file cannot be read.
     """
-    plan = load_plan(output)
-    expected = recorded_expected(output, plan)
-    if expected.traversal_only:
-        raise SettingsError(
-            f"{masked(output)} is of a run with --traversal-only: it holds displacements and no pictures. Make them "
-            "with dmt-ray reconstruct, and export its output."
-        )
-    report = verify_output(output)
-    if not report.complete:
-        raise SettingsError(
-            f"{masked(output)} is not complete, so it cannot be exported: {' '.join(report.sentences())}"
-        )
-    facts = committed(plan, expected).sound
-    if all(known.errors == known.rows for known in facts.values()):
-        raise SettingsError(f"{masked(output)} has no picture to export: all {report.errors} rows are error rows.")
-    record = read_run(output)
-    shards = sorted(facts)
+    source = open_source(output)
     if signer is not None:
-        for image_format in _image_formats(output, shards):
+        for image_format in _image_formats(source):
             signer.check(image_format)
-    return ExportedRun(
-        output=output,
-        job=record.job,
-        plan=plan,
-        expected=expected,
-        facts=facts,
-        animated=bool(record.option("output", "save_path")),
-        wanted=None if only is None else _matching(output, expected, shards, only),
-        signer=signer,
-    )
+    return ExportedRun(source, None if only is None else _matching(source, only), signer)
 
 
-def _image_formats(output: str, shards: list[int]) -> list[str]:
+def _image_formats(source: Source) -> list[str]:
     """Return the formats of all pictures."""
-    tables = (rows for _, rows in _columns(output, shards, ["image_format"]))
+    tables = (rows for _, rows in read_columns(source, ["image_format"]))
     return sorted({name for rows in tables for name in pc.unique(rows["image_format"]).to_pylist()} - {None})
 
 
-def _columns(output: str, shards: list[int], names: list[str]) -> Iterator[tuple[int, pa.Table]]:
-    """Yield some columns of shards, in order."""
-
-    def read(shard: int) -> tuple[int, pa.Table]:
-        try:
-            with reading_shard(shard_uri(output, shard)) as file:
-                return shard, file.read(columns=names)
-        except DamagedShardError as error:
-            raise SettingsError(f"{shard_name(shard)} of {masked(output)} is damaged: {error}.") from error
-
-    return each(read, shards)
-
-
-def _matching(output: str, expected: Expected, shards: list[int], only: str) -> dict[int, Mask]:
-    """Return which rows that are ok the condition is true for, by shard."""
-    names = [field.name for field in expected.schema if not _is_bytes(field.type)]
+def _matching(source: Source, only: str) -> dict[int, Mask]:
+    """Return which rows that are ok the condition is true for, by file."""
+    output = source.expected.output
+    names = [field.name for field in source.expected.schema if not _is_bytes(field.type)]
     wanted: dict[int, Mask] = {}
     waiting: list[tuple[int, pa.Table]] = []
 
@@ -183,7 +128,7 @@ def _matching(output: str, expected: Expected, shards: list[int], only: str) -> 
         wanted.update(zip((shard for shard, _ in waiting), np.split(mask, ends[:-1]), strict=True))
         waiting.clear()
 
-    for shard, rows in _columns(output, shards, names):
+    for shard, rows in read_columns(source, names):
         waiting.append((shard, rows))
         if sum(len(rows) for _, rows in waiting) >= _ROWS:
             evaluate()

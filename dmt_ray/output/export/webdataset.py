@@ -31,7 +31,7 @@ class WebDatasetWriter:
     ) -> None:
         self._run, self._options, self._destination, self._check = run, options, destination, check
         # The library takes what comes before the first dot for the sample's key, and a slash for a folder.
-        self._names = Names.of_plan(run.plan, flat=True, dots=False)
+        self._names = Names(run.source.ids, flat=True, dots=False)
 
     def units(self) -> list[Unit]:
         """Return a unit for each archive."""

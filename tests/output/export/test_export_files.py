@@ -243,7 +243,7 @@ def test_runs_that_cannot_be_exported(make_output, dest, tmp_path, capsys):
     data[data.index(b"IDAT") + 20] ^= 1
     shard.write_bytes(data)
     assert cli.main(["export", made.place, dest]) == 2
-    assert "shard-000000.parquet of" in capsys.readouterr().err
+    assert "shard-000000.parquet is damaged: " in capsys.readouterr().err
     shard.unlink()
     assert cli.main(["export", made.place, str(tmp_path / "dest2")]) == 2
     assert "is not complete, so it cannot be exported" in capsys.readouterr().err
