@@ -73,8 +73,8 @@ class InputConfig:
     uri_column: str | None = None
     """Parquet and CSV: the column with image URIs. Default: found by name."""
     where: str | None = None
-    """Parquet and CSV: a SQL condition on the table's columns, such as "width > 512"; takes the rows that
-    fulfil it."""
+    """Parquet, CSV, and images beside a metadata table: a SQL condition on the table's columns, such as
+    "width > 512"; takes the rows that fulfil it."""
     sample: int | None = None
     """Take only so many of the inputs, drawn with --seed."""
     limit: int | None = None
