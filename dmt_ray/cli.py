@@ -225,7 +225,8 @@ def _weights(command: WeightsCommand) -> int:
 
 
 def _verify(command: VerifyCommand) -> int:
-    from dmt_ray.output.compact import is_compaction, verify_compaction
+    from dmt_ray.output.compact import verify_compaction
+    from dmt_ray.output.compaction_record import is_compaction
     from dmt_ray.output.discard import DISCARDED_FOLDER, discard_unsound
     from dmt_ray.output.verify import verify_output
     from dmt_ray.storage.files import join, masked

@@ -16,7 +16,7 @@ from dmt_ray.errors import SettingsError
 PathFormat = Literal["webp", "gif"]
 
 
-ImageFormat = Literal["png", "jpeg", "webp", "png16"]
+ImageFormat = Literal["png", "jpeg", "webp", "png16", "tiff16"]
 
 
 MetadataChoice = Literal["keep", "none"]
@@ -73,8 +73,8 @@ class InputConfig:
     uri_column: str | None = None
     """Parquet and CSV: the column with image URIs. Default: found by name."""
     where: str | None = None
-    """Parquet and CSV: a SQL condition on the table's columns, such as "width > 512"; takes the rows that
-    fulfil it."""
+    """Parquet, CSV, and images beside a metadata table: a SQL condition on the table's columns, such as
+    "width > 512"; takes the rows that fulfil it."""
     sample: int | None = None
     """Take only so many of the inputs, drawn with --seed."""
     limit: int | None = None
@@ -123,7 +123,7 @@ class OutputConfig:
     shard_size: int = 32
     """Images per shard: one shard is one Parquet file and one unit of retry."""
     image_format: ImageFormat = "png"
-    """Encoding of the image column; png16 has 16 bits per channel, all others 8."""
+    """Encoding of the image column; png16 and tiff16 have 16 bits per channel, all others 8."""
     metadata: MetadataChoice = "keep"
     """keep writes each input's EXIF, XMP, IPTC and resolution into its results; none leaves them out. Either way, the
     file says how the result came to be."""

@@ -12,6 +12,7 @@ import pytest
 from dmt_ray.errors import ERROR_REMEDIES, ERROR_TYPES, OTHER_REMEDY
 from dmt_ray.jobs.colorize import ColorizeConfig
 from dmt_ray.jobs.transform import TransformConfig
+from dmt_ray.output.export.options import ExportOptions
 from dmt_ray.output.schema import ROW_SCHEMA
 from dmt_ray.pipeline.prepare import prepare_run, run_record
 from dmt_ray.report.scaling import PlanCommand
@@ -25,19 +26,11 @@ DOCUMENTS = [
 ]
 #: Long options of other programs that the documents mention.
 #: Options of commands that are no jobs.
-OTHERS = {"deep", "discard", "file-size", "format", "only", "flat", "strengths", "threads", "picture-size"}
-OTHERS |= {"no-read-input"} | {field.name.replace("_", "-") for field in dataclasses.fields(PlanCommand)}
-FOREIGN = OTHERS | {
-    "data",
-    "sheet",
-    "address",
-    "working-dir",
-    "help",
-    "from-env-file",
-    "build-arg",
-    "config",
-    "num-gpus",
-}
+OTHERS = {"deep", "discard", "picture-size", "no-read-input"}
+for command in (PlanCommand, ExportOptions):
+    OTHERS |= {field.name.replace("_", "-") for field in dataclasses.fields(command)}
+FOREIGN = OTHERS | {"data", "sheet", "address", "working-dir", "help", "from-env-file", "build-arg", "config"}
+FOREIGN |= {"num-gpus"}
 FOREIGN |= {"preset", "help-all", "version", "no-lpips"}
 FOREIGN |= {"docker-server", "docker-username", "docker-password"}
 

@@ -109,7 +109,7 @@ class ExportCommand:
     """
 
     output: Annotated[str, tyro.conf.Positional]
-    """The --output of a run."""
+    """The --output of a run, or the DEST of a compaction."""
     dest: Annotated[str, tyro.conf.Positional]
     """An empty folder or URI, or that of an earlier export of this run with the same options."""
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ExportOptions)

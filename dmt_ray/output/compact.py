@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,12 +18,20 @@ import pyarrow.compute as pc
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.output.commit import shard_name, shard_uri, shard_writer
+from dmt_ray.output.compaction_record import (
+    COMPACT_PROGRAM,
+    COMPACTION_FILE,
+    Part,
+    part_names,
+    read_claim,
+    read_compaction,
+)
 from dmt_ray.output.dataset_card import CARD_FILE, output_card, write_card
 from dmt_ray.output.expected import Expected
 from dmt_ray.output.grouping import group_by_size
 from dmt_ray.output.plan import load_plan
 from dmt_ray.output.report import some_of
-from dmt_ray.output.run_record import PROGRAM
+from dmt_ray.output.run_record import read_run
 from dmt_ray.output.schema import BODY_KEY, ERRORS_KEY, SCHEMA_KEY, STAMP_KEY
 from dmt_ray.output.shard_file import (
     DamagedShardError,
@@ -41,32 +48,6 @@ from dmt_ray.storage import files
 from dmt_ray.storage.hashing import HashingFile
 
 logger = logging.getLogger(__name__)
-
-COMPACTION_FILE = "compaction.json"
-_PROGRAM = f"{PROGRAM} compact"
-_PART_NAME = re.compile(r"part-([0-9]{6,})\.parquet")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One file of a compaction."""
-
-    name: str
-    shards: tuple[int, ...]
-    rows: int
-    stamp: str
-    """SHA-256 of what its shards' files say of themselves."""
-    errors: int = 0
-    """Error rows; known while the file is made."""
-
-
-@dataclass(frozen=True)
-class _Record:
-    """What ``compaction.json`` says."""
-
-    fingerprint: str
-    parts: tuple[Part, ...] | None
-    """None: the compaction was never finished."""
 
 
 @dataclass
@@ -131,7 +112,8 @@ def compact(output: str, dest: str, file_size: int) -> CompactReport:
         if reason is not None:
             damaged[part.name] = reason
     record = {
-        "program": _PROGRAM,
+        "program": COMPACT_PROGRAM,
+        "job": read_run(output).job,
         "schema_version": expected.version,
         "fingerprint": expected.fingerprint,
         "steps": expected.steps,
@@ -140,18 +122,13 @@ def compact(output: str, dest: str, file_size: int) -> CompactReport:
         "parts": [{"name": part.name, "rows": part.rows, "stamp": part.stamp} for part in parts],
     }
     files.write_atomic(files.join(dest, COMPACTION_FILE), (json.dumps(record, indent=2) + "\n").encode())
-    for name in _part_names(dest) - {part.name for part in parts}:  # of an earlier compaction into more files
+    for name in part_names(dest) - {part.name for part in parts}:  # of an earlier compaction into more files
         files.delete(files.join(dest, name))
     write_card(dest, output_card(expected, "part-*.parquet"))
     found = verify_compaction(dest)
     found.written = written
     found.damaged |= damaged
     return found
-
-
-def is_compaction(place: str) -> bool:
-    """Tell whether a place is the DEST of a compaction."""
-    return files.exists(files.join(place, COMPACTION_FILE))
 
 
 def verify_compaction(dest: str, *, deep: bool = False) -> CompactReport:
@@ -165,9 +142,7 @@ def verify_compaction(dest: str, *, deep: bool = False) -> CompactReport:
         SettingsError: there is no compaction, or it was never finished.
         StorageError: a file cannot be read.
     """
-    parts = _read_record(dest).parts
-    if parts is None:
-        raise SettingsError(f"The compaction at {dest} was never finished; run it again.")
+    parts = read_compaction(dest).parts
     report = CompactReport(parts=len(parts))
     keys = []
     for part in parts:
@@ -209,55 +184,13 @@ def _claim(dest: str, fingerprint: str) -> None:
     """
     names = files.list_names(dest)
     if COMPACTION_FILE in names:
-        if _read_record(dest).fingerprint != fingerprint:
+        if read_claim(dest)["fingerprint"] != fingerprint:
             raise SettingsError(f"{dest} is a compaction of another run; name another DEST.")
         return
     if names:
         raise SettingsError(f"{dest} holds {min(names)!r} and is no compaction; name an empty place.")
-    record = {"program": _PROGRAM, "fingerprint": fingerprint}
+    record = {"program": COMPACT_PROGRAM, "fingerprint": fingerprint}
     files.write_atomic(files.join(dest, COMPACTION_FILE), (json.dumps(record, indent=2) + "\n").encode())
-
-
-def _read_record(dest: str) -> _Record:
-    """Return what ``compaction.json`` says.
-
-    Raises:
-        SettingsError: it is damaged, or not one of ours.
-        StorageError: it is missing or cannot be read.
-    """
-    uri = files.join(dest, COMPACTION_FILE)
-    try:
-        record = json.loads(files.read_bytes(uri))
-    except (ValueError, RecursionError):
-        record = None
-    if not isinstance(record, dict) or record.get("program") != _PROGRAM:
-        raise SettingsError(f"{files.masked(uri)} was not written by this program; name another place.")
-    fingerprint, parts = record.get("fingerprint"), record.get("parts")
-    named = None if parts is None else _parts_of(parts)
-    if not isinstance(fingerprint, str) or (named is None and parts is not None):
-        raise SettingsError(f"{files.masked(uri)} is damaged; compact the run again into an empty place.")
-    return _Record(fingerprint, named)
-
-
-def _parts_of(said: object) -> tuple[Part, ...] | None:
-    """Return the parts that a record names; None where it is damaged."""
-    if not isinstance(said, list):
-        return None
-    parts = []
-    for part in said:
-        if not isinstance(part, dict):
-            return None
-        name, rows, stamp = part.get("name"), part.get("rows"), part.get("stamp")
-        if not isinstance(name, str) or not isinstance(stamp, str) or type(rows) is not int:
-            return None
-        if not _PART_NAME.fullmatch(name):
-            return None
-        parts.append(Part(name, (), rows, stamp))
-    return tuple(parts)
-
-
-def _part_names(dest: str) -> set[str]:
-    return {name for name in files.list_names(dest) if _PART_NAME.fullmatch(name)}
 
 
 def _write(uri: str, part: Part, expected: Expected) -> None:

@@ -153,9 +153,19 @@ def check_footer(file: pq.ParquetFile, shard: Shard, expected: Expected) -> Shar
         raise DamagedShardError(f"it has {metadata.num_rows} rows and the plan wants {wanted}", foreign=foreign)
     if foreign:
         raise DamagedShardError("it was made with other settings or of other images than the plan's", foreign=True)
+    return file_facts(file, expected.version)
+
+
+def file_facts(file: pq.ParquetFile, version: int) -> ShardFacts:
+    """Return what the footer of a shard's or a compaction's file says.
+
+    Raises:
+        DamagedShardError: it does not say how many rows are errors.
+    """
+    metadata, keys = file.metadata, footer_keys(file)
     return ShardFacts(
         rows=metadata.num_rows,
-        errors=_errors(file, expected.version, keys),
+        errors=_errors(file, version, keys),
         body_sha256=keys.get(BODY_KEY, ""),
         size=sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups)),
     )

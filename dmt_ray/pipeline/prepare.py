@@ -43,10 +43,10 @@ from dmt_ray.pipeline.planning import (
     with_secrets,
 )
 from dmt_ray.storage import files
+from dmt_ray.storage.deep_images import check_can_encode
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.listing import Listing
 from dmt_ray.storage.models.weights import Weights, load_lpips, resolve_weights
-from dmt_ray.storage.png16 import check_can_encode
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from dmt_ray.pipeline.bisecting import run_bisecting
 from dmt_ray.pipeline.devices import device_name
 from dmt_ray.pipeline.masks import MaskReader, decode_mask, working_mask
 from dmt_ray.pipeline.traversed import TraversedImage, from_table, to_table
-from dmt_ray.storage.deep_images import decode_image16
+from dmt_ray.storage.deep_images import DEEP_FORMATS, decode_image16
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.images import DecodedImage, decode, encode_animation, encode_image
 from dmt_ray.storage.inputs.listing import InputItem
@@ -263,7 +263,7 @@ class ShardProcessor:
     def _deepen(self, source: _Source) -> None:
         """Take the photo with all its bits where results of 16 bits are asked for; the method saw 8 of them."""
         output = self.config.output
-        if output.image_format == "png16" and output.resolution == "native":
+        if output.image_format in DEEP_FORMATS and output.resolution == "native":
             data, rgb, metadata = source.data, source.rgb, source.metadata
             assert data is not None
             assert rgb is not None

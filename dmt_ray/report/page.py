@@ -15,7 +15,7 @@ from pyarrow.parquet import ParquetFile
 from dmt_ray.config import InputConfig, ReportOptions
 from dmt_ray.errors import SettingsError
 from dmt_ray.output.commit import SHARDS_FOLDER, shard_name, shard_uri
-from dmt_ray.output.compact import is_compaction
+from dmt_ray.output.compaction_record import is_compaction
 from dmt_ray.output.layout import REPORT_FOLDER
 from dmt_ray.output.plan import Plan, Shard, load_plan
 from dmt_ray.output.report_files import REPORT_PAGE, delete_report, is_foreign_report

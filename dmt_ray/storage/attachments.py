@@ -33,7 +33,7 @@ class Attachments:
     """A block with its prefix."""
     xmp: bytes | None = None
     iptc: bytes | None = None
-    """IPTC-IIM records; only JPEG takes them."""
+    """IPTC-IIM records; only JPEG and TIFF take them."""
     dpi: tuple[float, float] | None = None
     """Pixels per inch, across and down; WebP takes them only in ``exif``."""
     comment: str | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dmt_ray.errors import SettingsError
 from dmt_ray.storage.attachments import srgb_profile
 from dmt_ray.storage.exif import ICC_PROFILE, ORIENTATION, parse_exif
 from dmt_ray.storage.metadata import Metadata
@@ -16,11 +18,27 @@ from dmt_ray.storage.png_chunks import SIGNATURE, icc_profile, png_chunks
 Rgb16 = npt.NDArray[np.uint16]
 Array = np.ndarray[Any, Any]
 
+#: Formats that are written with 16 bits per channel, and the packages that they need.
+DEEP_FORMATS = {"png16": ("imagecodecs",), "tiff16": ("imagecodecs", "tifffile")}
+
 _WHITE = 65_535
 _DEPTH_OF_PNG = 8
 _PHOTOMETRIC, _WHITE_IS_ZERO = 0x0106, 0
 #: How far two readings of one image may lie apart, as a mean over all values in 8-bit units: rounding, no more.
 _AGREEMENT = 1.5
+
+
+def check_can_encode(image_format: str) -> None:
+    """See that what writes a format is installed.
+
+    Raises:
+        SettingsError: it is not; says how to get it.
+    """
+    missing = [name for name in DEEP_FORMATS.get(image_format, ()) if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f"--image-format {image_format} needs {' and '.join(missing)}: pip install 'dmt-ray[{image_format}]'."
+        )
 
 
 def decode_image16(data: bytes, rgb: npt.NDArray[np.uint8], metadata: Metadata) -> Rgb16:

@@ -50,6 +50,10 @@ _LEFT_OUT = frozenset(
 )
 
 
+#: Type, count and raw bytes of each value of a directory, by tag.
+Values = Mapping[int, tuple[int, int, bytes]]
+
+
 class ExifError(ValueError):
     """A block is no EXIF, or cut short; the message says how."""
 
@@ -188,24 +192,35 @@ def rebuild_exif(exif: Exif | None, width: int, height: int, dpi: tuple[float, f
         photo[_COLOR_SPACE] = _SHORT, 1, struct.pack(order + "H", _SRGB)
     if not main and not photo and not exif.gps.values:
         return None
-    pointers = {tag: values for tag, values in ((_EXIF_IFD, photo), (_GPS_IFD, exif.gps.values)) if values}
-    for tag in pointers:
-        main[tag] = _LONG, 1, bytes(4)
-    end = 8 + _length(main)
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
+    return PREFIX + head + written_directories(main, photo, exif.gps.values, order, 8)
+
+
+def written_directories(main: Values, photo: Values, gps: Values, order: str, offset: int) -> bytes:
+    """Return the main directory, which will lie at ``offset``, and those that hang on it behind it.
+
+    Parameters:
+        main: type, count and raw bytes of each value, by tag.
+        photo, gps: the same; left out where empty.
+        order: of bytes: ``<`` or ``>``.
+        offset: in the file or block; even.
+    """
+    pointers = {tag: values for tag, values in ((_EXIF_IFD, photo), (_GPS_IFD, gps)) if values}
+    main = dict(main) | {tag: (_LONG, 1, bytes(4)) for tag in pointers}
+    end = offset + _length(main)
     body = b""
     for tag, values in pointers.items():
         main[tag] = _LONG, 1, struct.pack(order + "I", end + len(body))
         body += _written(values, order, end + len(body))
-    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
-    return PREFIX + head + _written(main, order, 8) + body
+    return _written(main, order, offset) + body
 
 
-def _length(values: Mapping[int, tuple[int, int, bytes]]) -> int:
+def _length(values: Values) -> int:
     """Return the bytes that ``_written`` takes."""
     return 6 + sum(12 + (len(raw) + len(raw) % 2 if len(raw) > 4 else 0) for _, _, raw in values.values())
 
 
-def _written(values: Mapping[int, tuple[int, int, bytes]], order: str, offset: int) -> bytes:
+def _written(values: Values, order: str, offset: int) -> bytes:
     """Return a directory that will lie at ``offset``, with its values behind it and none to follow."""
     entries, data = struct.pack(order + "H", len(values)), b""
     start = offset + 6 + 12 * len(values)

@@ -20,8 +20,12 @@ from dmt_ray.storage.decoding.decoded import Rgb as Rgb
 from dmt_ray.storage.decoding.refusing import one_line
 from dmt_ray.storage.decoding.suffixes import image_suffixes as image_suffixes
 from dmt_ray.storage.decoding.suffixes import suffixes_of_missing_formats as suffixes_of_missing_formats
+from dmt_ray.storage.deep_images import DEEP_FORMATS
 from dmt_ray.storage.png16 import encode_png16
+from dmt_ray.storage.tiff16 import encode_tiff16
 
+#: Bytes of pixels that a TIFF holds for certain: its offsets have 32 bits.
+_MOST_OF_TIFF = 2**32 - 2**25
 _SIDE_LIMITS = {"jpeg": 65_535, "webp": 16_383}
 
 
@@ -31,17 +35,24 @@ def encode_image(
     """Encode an RGB image, with an sRGB profile. The same arguments always give the same bytes.
 
     Parameters:
-        rgb: H x W x 3 uint8; for ``png16`` also uint16.
-        image_format: ``png``, ``jpeg`` (colour at full resolution), ``webp``, or ``png16`` (16 bits per channel).
-        quality: 1 to 100 for jpeg and webp; png and png16 are lossless and ignore it.
+        rgb: H x W x 3 uint8; for ``png16`` and ``tiff16`` also uint16.
+        image_format: ``png``, ``jpeg`` (colour at full resolution), ``webp``, or, with 16 bits per channel,
+            ``png16`` and ``tiff16``.
+        quality: 1 to 100 for jpeg and webp; all others are lossless and ignore it.
         attached: what else goes into the file.
 
     Raises:
-        ImageError: kind ``too-large`` when a side is longer than the format allows.
+        ImageError: kind ``too-large`` when the image is larger than the format allows.
         ValueError: wrong shape, dtype or format.
     """
-    if rgb.ndim == 3 and rgb.shape[2] == 3 and image_format == "png16" and rgb.dtype in (np.uint8, np.uint16):
-        return encode_png16(rgb, attached)
+    if rgb.ndim == 3 and rgb.shape[2] == 3 and image_format in DEEP_FORMATS and rgb.dtype in (np.uint8, np.uint16):
+        if image_format == "tiff16" and rgb.size > _MOST_OF_TIFF // 2:
+            raise ImageError(
+                "too-large", f"{rgb.shape[0] * rgb.shape[1]} pixels do not fit in a TIFF; use --image-format png16."
+            )
+        wide = rgb.astype(np.uint16, copy=False)
+        deep = wide if rgb.dtype == np.uint16 else wide * 257  # 255 becomes 65535
+        return (encode_png16 if image_format == "png16" else encode_tiff16)(deep, attached)
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"expected H x W x 3 uint8, got {rgb.shape} {rgb.dtype}")
     side = max(rgb.shape[:2])

@@ -33,6 +33,8 @@ _RAW_PROFILES = {
     for name, kind in ((b"exif", "exif"), (b"APP1", "exif"), (b"iptc", "iptc"), (b"xmp", "xmp"))
 }
 _XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\x00"
+#: Formats of results that have a place for IPTC-IIM.
+_WITH_IPTC = ("jpeg", "tiff16")
 #: Chunks of a PNG that are looked at.
 _MOST_CHUNKS = 200_000
 
@@ -106,7 +108,7 @@ def beside_pixels(
         keep: keep the input's metadata; else only the provenance is written.
     """
     faults = list(metadata.faults)
-    fields = _fields(metadata, with_iptc=image_format != "jpeg")
+    fields = _fields(metadata, with_iptc=image_format not in _WITH_IPTC)
     term, packet = None, None
     if metadata.xmp is not None:
         try:
@@ -126,7 +128,7 @@ def beside_pixels(
         return Beside(Attachments(xmp=alone), animation, term, None)
     if packet is None:
         _, packet = _packet(None, fields, own)
-    exif, iptc = None, metadata.iptc if image_format == "jpeg" else None
+    exif, iptc = None, metadata.iptc if image_format in _WITH_IPTC else None
     dpi = metadata.dpi if image_format == "webp" else None
     if metadata.exif is not None or dpi is not None:
         exif = rebuild_exif(metadata.exif, width, height, dpi)
@@ -134,7 +136,7 @@ def beside_pixels(
         faults.append(f"EXIF ({len(exif)} bytes, more than {MOST_EXIF})")
         exif = None
     if iptc is not None and len(iptc) > JPEG_MOST_IPTC:
-        faults.append(f"IPTC ({len(iptc)} bytes, and a JPEG holds {JPEG_MOST_IPTC})")
+        faults.append(f"IPTC ({len(iptc)} bytes, more than {JPEG_MOST_IPTC})")
         iptc = None
     warning = f"Metadata left out: {', '.join(faults)}." if faults else None
     return Beside(Attachments(exif, packet, iptc, metadata.dpi), animation, term, warning)

@@ -70,6 +70,7 @@ def make_output(tmp_path: Path) -> Callable[..., Made]:
         columns: pa.Table | None = None,
         animated: bool = False,
         traversal_only: bool = False,
+        image_format: str = "png",
         seed: int = 0,
     ) -> Made:
         own = pa.schema([]) if columns is None else columns.schema
@@ -102,7 +103,7 @@ def make_output(tmp_path: Path) -> Callable[..., Made]:
                     else:
                         data = pictures[item.id, step] = picture(seed + 1000 * step + ids.index(item.id))
                         row |= {"status": "ok", "displacement_norm": 1.0, "iterations": step}
-                        row |= {"image": data, "image_format": "png", "width": 8, "height": 6}
+                        row |= {"image": data, "image_format": image_format, "width": 8, "height": 6}
                         row["digital_source_type"] = "algorithmicallyEnhanced"
                         if animated:
                             row["animation"] = encode_animation([pixels(data), pixels(data)[::-1]], "webp")

@@ -205,17 +205,20 @@ def test_results_say_what_their_inputs_say_and_how_they_came_to_be(configure, me
         assert run.fingerprint.encode() in Image.open(io.BytesIO(row["animation"])).info["xmp"]
 
 
-@pytest.mark.parametrize("resolution", ["native", "working"])
-def test_a_grey_photo_of_16_bits_leaves_with_its_luma_untouched(configure, tmp_path, resolution):
+@pytest.mark.parametrize(
+    ("image_format", "resolution"), [("png16", "native"), ("png16", "working"), ("tiff16", "native")]
+)
+def test_a_grey_photo_of_16_bits_leaves_with_its_luma_untouched(configure, tmp_path, image_format, resolution):
     levels = (np.arange(90 * 120, dtype=np.uint16) * 6).reshape(90, 120)
     (tmp_path / "in").mkdir()
     Image.fromarray(levels).save(tmp_path / "in" / "a.png")
     run, processor = bench_of(
-        configure(input=str(tmp_path / "in"), image_format="png16", strength=2.0, resolution=resolution)
+        configure(input=str(tmp_path / "in"), image_format=image_format, strength=2.0, resolution=resolution)
     )
     (row,) = rows_of(processor, run).values()
-    assert (row["status"], row["image_format"]) == ("ok", "png16")
-    picture = imagecodecs.png_decode(row["image"])
+    assert (row["status"], row["image_format"]) == ("ok", image_format)
+    decode = imagecodecs.png_decode if image_format == "png16" else imagecodecs.tiff_decode
+    picture = decode(row["image"])
     assert picture.dtype == np.uint16
     assert picture.shape == (row["height"], row["width"], 3)
     assert np.ptp(picture.astype(int), axis=2).max() > 257  # it is in colour

@@ -9,12 +9,13 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
 
-from dmt_ray.errors import SettingsError
-from dmt_ray.storage import png16
+from dmt_ray.errors import ImageError, SettingsError
+from dmt_ray.storage import deep_images, images, png16
 from dmt_ray.storage.attachments import Attachments
 from dmt_ray.storage.deep_images import decode_image16
 from dmt_ray.storage.images import decode_image, encode_image
-from dmt_ray.storage.metadata import read_metadata
+from dmt_ray.storage.metadata import Metadata, beside_pixels, read_metadata
+from dmt_ray.storage.provenance import Provenance
 
 imagecodecs = pytest.importorskip("imagecodecs")
 
@@ -47,6 +48,58 @@ def test_every_bit_of_a_png16_comes_back():
     widened = imagecodecs.png_decode(encode_image(np.full((2, 2, 3), 255, np.uint8), "png16", 1))
     assert widened.dtype == np.uint16
     assert widened.min() == 65_535
+
+
+def photo_with_metadata() -> Metadata:
+    """What a photo says: EXIF with places and times, another byte order in each, IPTC and dpi."""
+    exif = Image.Exif()
+    exif[0x013B], exif[0x0112] = "Ann", 6
+    exif.get_ifd(0x8769)[0x9003] = "2020:01:02 03:04:05"
+    exif.get_ifd(0x8825)[2] = (1.0, 2.0, 3.0)
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(buffer, "JPEG", exif=exif, dpi=(200, 100))
+    metadata = read_metadata(buffer.getvalue(), 10**6)
+    metadata.iptc = b"\x1c\x02\x05\x00\x05Title"
+    return metadata
+
+
+def test_every_bit_of_a_tiff16_comes_back_with_the_metadata():
+    run = Provenance("colorize", "algorithmicallyEnhanced", "f" * 64, "1")
+    beside = beside_pixels(photo_with_metadata(), run, 30, 20, "tiff16", keep=True)
+    assert beside.warning is None
+    data = encode_image(DEEP, "tiff16", 1, beside.attached)
+    assert data == encode_image(DEEP, "tiff16", 1, beside.attached)
+    for values in (imagecodecs.tiff_decode(data), tifffile.imread(io.BytesIO(data)), deep(data)):
+        assert values.dtype == np.uint16
+        assert np.array_equal(values, DEEP)
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    assert (image.mode, image.info["dpi"], image.info["compression"]) == ("RGB", (200, 100), "tiff_adobe_deflate")
+    assert np.abs(np.asarray(image).astype(int) - (DEEP >> 8)).max() <= 1
+    exif = image.getexif()
+    assert (exif[0x013B], exif[0x0112]) == ("Ann", 1)
+    assert exif.get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05"
+    assert exif.get_ifd(0x8825)[2] == (1.0, 2.0, 3.0)
+    assert ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"])).profile.xcolor_space == "RGB "
+    found = read_metadata(data, 10**6)
+    assert (found.xmp, found.iptc, found.dpi) == (beside.attached.xmp, beside.attached.iptc, (200, 100))
+    assert (found.faults, b"algorithmicallyEnhanced" in found.xmp) == ([], True)
+
+
+@pytest.mark.parametrize("exif", [None, b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"])
+def test_a_tiff16_of_eight_bits_and_of_many_strips(exif):
+    tall = np.random.default_rng(1).integers(0, 256, (3001, 101, 3), np.uint8)
+    data = encode_image(tall, "tiff16", 1, Attachments(exif=exif))
+    assert len(tifffile.TiffFile(io.BytesIO(data)).pages.first.dataoffsets) > 3
+    assert np.array_equal(imagecodecs.tiff_decode(data), tall.astype(np.uint16) * 257)
+    assert np.array_equal(decode_image(data, max_pixels=10**6), tall)
+    assert read_metadata(data, 10**6).dpi is None
+
+
+def test_more_pixels_than_a_tiff_holds_are_said(monkeypatch):
+    monkeypatch.setattr(images, "_MOST_OF_TIFF", 100)
+    with pytest.raises(ImageError, match="600 pixels do not fit in a TIFF; use --image-format png16"):
+        encode_image(DEEP, "tiff16", 1)
 
 
 def grey_png(values: np.ndarray) -> bytes:
@@ -124,8 +177,11 @@ def test_a_deep_reading_that_is_another_picture_is_not_used():
 
 
 def test_a_missing_package_is_said(monkeypatch):
-    png16.check_can_encode("png16")
-    monkeypatch.setattr(png16.importlib.util, "find_spec", lambda name: None)
-    png16.check_can_encode("png")
-    with pytest.raises(SettingsError, match=r"pip install 'dmt-ray\[png16\]'"):
-        png16.check_can_encode("png16")
+    for image_format in ("png16", "tiff16"):
+        deep_images.check_can_encode(image_format)
+    monkeypatch.setattr(deep_images.importlib.util, "find_spec", lambda name: None)
+    deep_images.check_can_encode("png")
+    with pytest.raises(SettingsError, match=r"needs imagecodecs: pip install 'dmt-ray\[png16\]'"):
+        deep_images.check_can_encode("png16")
+    with pytest.raises(SettingsError, match=r"imagecodecs and tifffile: pip install 'dmt-ray\[tiff16\]'"):
+        deep_images.check_can_encode("tiff16")

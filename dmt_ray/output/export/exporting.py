@@ -12,7 +12,7 @@ from threading import Event
 
 from dmt_ray.output.export.huggingface import HuggingFaceWriter
 from dmt_ray.output.export.image_files import FilesWriter
-from dmt_ray.output.export.manifest import Entry, read_part, write_part
+from dmt_ray.output.export.manifest import Entry, Part, drop_parts, read_part, write_part
 from dmt_ray.output.export.options import ExportFormat, ExportOptions
 from dmt_ray.output.export.record import EXPORT_FILE, ExportRecord, claim
 from dmt_ray.output.export.run import ExportedRun, open_run
@@ -68,20 +68,21 @@ class _StoppedError(Exception):
 
 
 def export(output: str, dest: str, options: ExportOptions) -> ExportReport:
-    """Export the pictures of the finished run at ``output``.
+    """Export the pictures of the finished run, or of the compaction, at ``output``.
 
     Parameters:
-        output: the folder or URI of a run.
+        output: the folder or URI of a run, or of a compaction.
         dest: an empty place, or an earlier export of the same run with the same options, which goes on.
         options: what to export, and how.
 
     Raises:
         SettingsError: the run is not complete or has no pictures, ``dest`` holds something else, the condition is not
-            sound, or somebody's own file has the name of a picture.
+            sound, the pictures cannot be signed, or somebody's own file has the name of a picture.
         StorageError: a file cannot be read or written.
     """
     output, dest = files.absolute(output), files.absolute(dest)
-    run = open_run(output, options.only)
+    signer = options.signer()
+    run = open_run(output, options.only, signer)
     destination = Destination(dest)
     stop = Event()
 
@@ -92,7 +93,7 @@ def export(output: str, dest: str, options: ExportOptions) -> ExportReport:
     writer = _WRITERS[options.format](run, options, destination, check)
     record = ExportRecord(
         fingerprint=run.expected.fingerprint,
-        options=options.recorded(),
+        options=options.recorded() | ({} if signer is None else {"sign_certificate": signer.fingerprint}),
         rows=rows_key(run, sorted(run.facts)) if writer.whole else None,
     )
     claim(dest, record)
@@ -101,12 +102,13 @@ def export(output: str, dest: str, options: ExportOptions) -> ExportReport:
     done = each(lambda unit: _do(unit, writer, destination), units, _threads(run, options, writer), stop)
     for count, (entries, new) in enumerate(done, 1):
         created += new
-        pictures += sum(entry.id is not None for entry in entries)
+        pictures += sum(entry.id is not None and not entry.animation for entry in entries)
         number_of_files += len({entry.path for entry in entries})
         size += sum(entry.size for entry in entries if (entry.id is None) == writer.whole)
         if new:
             logger.info("%d of %d parts: %d pictures.", count, len(units), pictures)
     writer.finish(destination)
+    drop_parts(dest, len(units))
     errors = sum(facts.errors for facts in run.facts.values())
     left_out = sum(facts.rows for facts in run.facts.values()) - errors - pictures
     finished = record.done(pictures=pictures, files=number_of_files, errors=errors, left_out=left_out)
@@ -125,9 +127,16 @@ def _do(unit: Unit, writer: Writer, destination: Destination) -> tuple[list[Entr
     part = read_part(destination.dest, unit.number)
     earlier: dict[str, str] = {}
     if part is not None:
-        if part.key == unit.key and all(destination.is_there(entry.path) for entry in part.entries):
+        if part.key == unit.key and _is_done(part, destination):
             return part.entries, 0
         earlier = {entry.path: entry.sha256 for entry in part.entries}
     written = writer.write(unit, earlier)
     write_part(destination.dest, unit.number, unit.key, written.entries)
     return written.entries, written.created
+
+
+def _is_done(part: Part, destination: Destination) -> bool:
+    """Tell whether the files of a part are there."""
+    if not part.announced:
+        return all(destination.is_there(entry.path) for entry in part.entries)
+    return all(destination.holds(entry.path, entry.sha256) for entry in part.entries if entry.id is None)

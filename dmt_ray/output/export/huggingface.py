@@ -13,8 +13,9 @@ from dmt_ray.output.dataset_features import IMAGE_TYPE, features_metadata, featu
 from dmt_ray.output.export.manifest import Entry
 from dmt_ray.output.export.names import Names
 from dmt_ray.output.export.options import ExportOptions
-from dmt_ray.output.export.run import ExportedRun, Picture
-from dmt_ray.output.export.units import Unit, Written, cut_by_bytes, without_pictures
+from dmt_ray.output.export.pictures import Picture
+from dmt_ray.output.export.run import ExportedRun
+from dmt_ray.output.export.units import Unit, Written, announce, cut_by_bytes, without_pictures
 from dmt_ray.output.export.writing import Destination
 from dmt_ray.output.input_columns import PREFIX
 from dmt_ray.output.schema import column_name
@@ -42,9 +43,9 @@ class HuggingFaceWriter:
         self, run: ExportedRun, options: ExportOptions, destination: Destination, check: Callable[[], None]
     ) -> None:
         self._run, self._options, self._destination, self._check = run, options, destination, check
-        self._names = Names.of_plan(run.plan)
+        self._names = Names(run.source.ids)
         self._units = cut_by_bytes(run, options.file_size)
-        self._images = ("image", "animation") if run.animated else ("image",)
+        self._images = ("image", "animation") if run.source.animated else ("image",)
         schema = self._columns(run.expected.schema.empty_table(), [])
         features = features_of(schema.schema, self._images)
         kept = [_decoded(field) for field in schema.schema if field.name in features]
@@ -67,13 +68,15 @@ class HuggingFaceWriter:
                         rows = self._columns(batch.rows, [self._name(picture) for picture in batch.pictures])
                         groups.add(rows.select(self._schema.names).cast(self._schema))
             whole = Entry(path, file.hexdigest(), file.tell())
+            announce(self._destination, unit, [whole, *entries])
         return Written([whole, *entries], len(entries))
 
     def finish(self, destination: Destination) -> None:
         """Write the card."""
+        job = self._run.source.job
         text = (
-            f"{sum(map(self._run.pictures, self._run.facts))} photos edited by deep manifold traversal "
-            f"(`dmt-ray {self._run.job}`). `id` is the photo, `strength` how far it was moved."
+            f"{sum(map(self._run.pictures, self._run.facts))} photos edited by deep manifold traversal"
+            f"{'' if job is None else f' (`dmt-ray {job}`)'}. `id` is the photo, `strength` how far it was moved."
         )
         card = card_bytes("Photos edited by dmt_ray", text, "data/train-*.parquet", self._schema, self._images)
         destination.put(CARD_FILE, card, {})

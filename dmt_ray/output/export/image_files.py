@@ -1,13 +1,18 @@
-"""``--format files``: each picture a file, under the folders and the name that its photo has in the input."""
+"""``--format files``: each picture a file, under the folders and the name that its photo has in the input.
+
+An animation lies beside its picture: ``a.animation.webp`` beside ``a.png``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from dmt_ray.output.export.manifest import Entry
-from dmt_ray.output.export.names import Names
+from dmt_ray.output.export.names import ANIMATION, Names
 from dmt_ray.output.export.options import ExportOptions
-from dmt_ray.output.export.run import ExportedRun, Picture
+from dmt_ray.output.export.pictures import Picture
+from dmt_ray.output.export.run import ExportedRun
 from dmt_ray.output.export.units import Unit, Written, cut
 from dmt_ray.output.export.writing import Destination
 
@@ -32,7 +37,7 @@ class FilesWriter:
         self, run: ExportedRun, options: ExportOptions, destination: Destination, check: Callable[[], None]
     ) -> None:
         self._run, self._options, self._destination, self._check = run, options, destination, check
-        self._names = Names.of_plan(run.plan, flat=options.flat)
+        self._names = Names(run.source.ids, flat=options.flat)
 
     def units(self) -> list[Unit]:
         """Return units of some hundred rows."""
@@ -44,11 +49,12 @@ class FilesWriter:
         created = 0
         for shard in unit.shards:
             for batch in self._run.batches(shard):
-                for picture in batch.pictures:
+                for picture in batch.all():
                     self._check()
                     path = self._path(picture)
-                    created += self._destination.put(path, picture.data, earlier)
-                    entries.append(picture.entry(path))
+                    put = self._destination.put(path, picture.data, earlier, picture.is_same)
+                    created += put.created and not picture.animation
+                    entries.append(replace(picture.entry(path), sha256=put.sha256, size=put.size))
         paths = {entry.path for entry in entries}
         for path, sha256 in earlier.items():
             if path not in paths:  # its row has no picture any more
@@ -60,8 +66,9 @@ class FilesWriter:
 
     def _path(self, picture: Picture) -> str:
         name = self._names.of(picture.id)
+        suffix = (ANIMATION if picture.animation else "") + picture.suffix
         if picture.label is None:
-            return name + picture.suffix
+            return name + suffix
         if self._options.strengths == "folder":
-            return f"{picture.label}/{name}{picture.suffix}"
-        return f"{name}_{picture.label}{picture.suffix}"
+            return f"{picture.label}/{name}{suffix}"
+        return f"{name}_{picture.label}{suffix}"

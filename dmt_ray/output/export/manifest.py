@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,10 @@ from dmt_ray.storage import files
 MANIFEST_FOLDER = "manifest"
 #: In the footer of a part: what it was made of.
 _KEY = "dmt_ray.unit"
+#: In the footer of a part: its file is about to get its name.
+_ANNOUNCED_KEY = "dmt_ray.announced"
+
+_PART_NAME = re.compile(r"part-[0-9]{6,}\.parquet")
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -25,6 +30,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("strength", pa.float64()),
         ("sha256", pa.string()),  # of the picture, or of the file itself, in hexadecimal
         ("size", pa.int64()),  # in bytes
+        ("animation", pa.bool_()),  # the way to a picture, not the picture itself
     ]
 )
 
@@ -40,6 +46,7 @@ class Entry:
     id: str | None = None
     step: int | None = None
     strength: float | None = None
+    animation: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class Part:
     key: str
     """What it was made of."""
     entries: list[Entry]
+    announced: bool
+    """Its file may not be there yet, or be somebody else's: only the checksum tells."""
 
 
 def part_uri(dest: str, number: int) -> str:
@@ -56,8 +65,16 @@ def part_uri(dest: str, number: int) -> str:
     return files.join(dest, MANIFEST_FOLDER, f"part-{number:06d}.parquet")
 
 
-def write_part(dest: str, number: int, key: str, entries: Sequence[Entry]) -> None:
+def write_part(dest: str, number: int, key: str, entries: Sequence[Entry], *, announced: bool = False) -> None:
     """Write a part of the manifest, also in place of an earlier one.
+
+    Parameters:
+        dest: the export.
+        number: of the part.
+        key: what it was made of.
+        entries: its rows.
+        announced: the file is complete, and gets its name next. A file that would come out otherwise a second time,
+            as a signed one does, is known again by this.
 
     Raises:
         StorageError: it cannot be written.
@@ -67,8 +84,20 @@ def write_part(dest: str, number: int, key: str, entries: Sequence[Entry]) -> No
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, MANIFEST_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({_KEY: key})
+        writer.add_key_value_metadata({_KEY: key} | ({_ANNOUNCED_KEY: "true"} if announced else {}))
     files.write_atomic(part_uri(dest, number), sink.getvalue())
+
+
+def drop_parts(dest: str, count: int) -> None:
+    """Delete the parts from a number on, of an earlier export of the same rows that had more of them.
+
+    Raises:
+        StorageError: one cannot be deleted.
+    """
+    known = {part_uri("", number).rpartition("/")[2] for number in range(count)}
+    for name in files.list_names(files.join(dest, MANIFEST_FOLDER)) - known:
+        if _PART_NAME.fullmatch(name):
+            files.delete(files.join(files.join(dest, MANIFEST_FOLDER), name))
 
 
 def read_part(dest: str, number: int) -> Part | None:
@@ -85,6 +114,7 @@ def read_part(dest: str, number: int) -> Part | None:
             if file.schema_arrow.names != MANIFEST_SCHEMA.names:
                 return None
             entries = [Entry(**row) for row in file.read().to_pylist()]
-            return Part(footer_keys(file).get(_KEY, ""), entries)
+            keys = footer_keys(file)
+            return Part(keys.get(_KEY, ""), entries, _ANNOUNCED_KEY in keys)
     except DamagedShardError:
         return None

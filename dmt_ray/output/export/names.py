@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from dmt_ray.output.plan import Plan
 from dmt_ray.storage.images import image_suffixes, suffixes_of_missing_formats
 
 #: Bytes of a part of a path; file systems allow 255, and strengths and endings are still to come.
@@ -33,6 +32,8 @@ _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 #: Characters that turn the direction of what follows.
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 _DIGITS = 8
+#: Stands before the ending of an animation.
+ANIMATION = ".animation"
 
 
 def safe_path(id_: str, *, flat: bool = False, dots: bool = True) -> str:
@@ -51,6 +52,8 @@ def safe_path(id_: str, *, flat: bool = False, dots: bool = True) -> str:
     if not dots:
         parts = [part.replace(".", "_") for part in parts]
     *folders, name = [_safe_part(part) for part in parts]
+    if name.casefold().endswith(ANIMATION):  # a.animation.webp is the animation of a
+        name = f"{name[: -len(ANIMATION)]}_{name[1 - len(ANIMATION) :]}"
     # A folder called a.png would take the name of the picture a.png.
     folders = [f"{folder}_" if posixpath.splitext(folder)[1].lower() in _SUFFIXES else folder for folder in folders]
     path = "/".join([*folders, name])
@@ -106,11 +109,6 @@ class Names:
         self._others: dict[str, str] = {}
         if doubled:
             self._tell_apart(ids(), doubled)
-
-    @classmethod
-    def of_plan(cls, plan: Plan, *, flat: bool = False, dots: bool = True) -> Names:
-        """Return the names of a plan's images."""
-        return cls(lambda: (id_ for part in plan.file.ids() for id_ in part.to_pylist()), flat=flat, dots=dots)
 
     def of(self, id_: str) -> str:
         """Return an image's path without an ending."""

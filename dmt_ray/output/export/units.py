@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
-from dmt_ray.output.export.manifest import Entry
+from dmt_ray.output.export.manifest import Entry, write_part
 from dmt_ray.output.export.run import ExportedRun
 from dmt_ray.output.export.writing import Destination
 from dmt_ray.output.grouping import group_by_size
@@ -63,6 +63,15 @@ class Writer(Protocol):
     def finish(self, destination: Destination) -> None:
         """Write what belongs to the export as a whole."""
         ...
+
+
+def announce(destination: Destination, unit: Unit, entries: Sequence[Entry]) -> None:
+    """Say in the manifest what the unit's file will be; do it when the file is complete and has no name yet.
+
+    Raises:
+        StorageError: the manifest cannot be written.
+    """
+    write_part(destination.dest, unit.number, unit.key, entries, announced=True)
 
 
 def cut(run: ExportedRun, sizes: Iterable[tuple[int, int]], limit: int) -> list[Unit]:

@@ -13,10 +13,10 @@ from typing import Any
 from dmt_ray.output.export.manifest import Entry
 from dmt_ray.output.export.names import Names
 from dmt_ray.output.export.options import ExportOptions
-from dmt_ray.output.export.run import ExportedRun, Picture
-from dmt_ray.output.export.units import Unit, Written, cut_by_bytes, without_pictures
+from dmt_ray.output.export.pictures import Picture
+from dmt_ray.output.export.run import ExportedRun
+from dmt_ray.output.export.units import Unit, Written, announce, cut_by_bytes, without_pictures
 from dmt_ray.output.export.writing import Destination
-from dmt_ray.output.schema import column_name
 from dmt_ray.storage.tar_writer import TarWriter
 
 
@@ -31,7 +31,7 @@ class WebDatasetWriter:
     ) -> None:
         self._run, self._options, self._destination, self._check = run, options, destination, check
         # The library takes what comes before the first dot for the sample's key, and a slash for a folder.
-        self._names = Names.of_plan(run.plan, flat=True, dots=False)
+        self._names = Names(run.source.ids, flat=True, dots=False)
 
     def units(self) -> list[Unit]:
         """Return a unit for each archive."""
@@ -41,22 +41,26 @@ class WebDatasetWriter:
         """Write a unit's archive; see ``Writer``."""
         path = f"shard-{unit.number:06d}.tar"
         entries: list[Entry] = []
+        pictures = 0
         with self._destination.create(path) as file:
             with TarWriter(file) as tar:
                 for shard in unit.shards:
                     for batch in self._run.batches(shard):
                         columns = without_pictures(self._run, batch.rows).to_pylist()
-                        animations = batch.rows[column_name("animation", self._run.expected.version)].to_pylist()
-                        for picture, animation, row in zip(batch.pictures, animations, columns, strict=True):
+                        for picture, animation, row in zip(batch.pictures, batch.animations, columns, strict=True):
                             self._check()
                             key = self._key(picture)
                             tar.add(key + picture.suffix, picture.data)
                             tar.add(f"{key}.json", _json(row))
-                            if animation is not None:
-                                tar.add(f"{key}.animation.{_animation_format(animation)}", animation)
                             entries.append(picture.entry(path, member=key + picture.suffix))
+                            pictures += 1
+                            if animation is not None:
+                                member = f"{key}.animation{animation.suffix}"
+                                tar.add(member, animation.data)
+                                entries.append(animation.entry(path, member))
             whole = Entry(path, file.hexdigest(), file.tell())
-        return Written([whole, *entries], len(entries))
+            announce(self._destination, unit, [whole, *entries])
+        return Written([whole, *entries], pictures)
 
     def finish(self, destination: Destination) -> None:
         """Do nothing: there are only the archives."""
@@ -64,10 +68,6 @@ class WebDatasetWriter:
     def _key(self, picture: Picture) -> str:
         name = self._names.of(picture.id)
         return name if picture.label is None else f"{name}_{picture.label.replace('.', '_')}"
-
-
-def _animation_format(data: bytes) -> str:
-    return "gif" if data.startswith(b"GIF8") else "webp"
 
 
 def _json(row: dict[str, Any]) -> bytes:

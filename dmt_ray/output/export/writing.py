@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from threading import Lock
 
 from dmt_ray.errors import SettingsError
@@ -15,6 +16,17 @@ from dmt_ray.storage.hashing import HashingFile, file_sha256
 
 #: Folders whose names are kept.
 _FOLDERS = 64
+
+
+@dataclass(frozen=True)
+class Put:
+    """What ``Destination.put`` did."""
+
+    created: bool
+    """The file was not there before."""
+    sha256: str
+    """Of the file that is there now."""
+    size: int
 
 
 class Destination:
@@ -42,16 +54,20 @@ class Destination:
             self._names.move_to_end(folder)
         return name in names
 
-    def put(self, path: str, data: bytes, earlier: Mapping[str, str]) -> bool:
-        """Write a file.
+    def put(
+        self,
+        path: str,
+        data: bytes,
+        earlier: Mapping[str, str],
+        is_same: Callable[[bytes], bool] | None = None,
+    ) -> Put:
+        """Write a file, unless it is there already.
 
         Parameters:
             path: relative to the export.
             data: its content.
             earlier: SHA-256 of files that this export wrote before, by path: these may be replaced.
-
-        Returns:
-            False when a file of these bytes is there already.
+            is_same: tells of other bytes whether they are as good, as another signature under the same picture is.
 
         Raises:
             SettingsError: another file is there; names it.
@@ -59,12 +75,18 @@ class Destination:
         """
         self._sweep(path)
         uri = files.join(self.dest, path)
+        wanted = Put(True, hashlib.sha256(data).hexdigest(), len(data))
         if files.write_new(uri, data):
-            return True
-        if not self._may_replace(uri, path, hashlib.sha256(data).hexdigest(), earlier):
-            return False
+            return wanted
+        found = file_sha256(uri)
+        if found == wanted.sha256:
+            return replace(wanted, created=False)
+        if is_same is not None and is_same(content := files.read_bytes(uri)):
+            return Put(False, hashlib.sha256(content).hexdigest(), len(content))
+        if earlier.get(path) != found:
+            raise _not_ours(uri)
         files.write_atomic(uri, data)
-        return True
+        return wanted
 
     @contextmanager
     def create(self, path: str) -> Iterator[HashingFile]:
@@ -79,8 +101,8 @@ class Destination:
         with files.create_new(uri) as made:
             hashing = HashingFile(made.file.write)
             yield hashing
-        if not made.created:
-            self._may_replace(uri, path, hashing.hexdigest(), {})
+        if not made.created and file_sha256(uri) != hashing.hexdigest():
+            raise _not_ours(uri)
 
     def _sweep(self, path: str) -> None:
         """Delete what killed exports left in the folder of a file, the first time that it is written to."""
@@ -97,21 +119,20 @@ class Destination:
         Raises:
             StorageError: it cannot be read or deleted.
         """
-        uri = files.join(self.dest, path)
-        if files.exists(uri) and file_sha256(uri) == sha256:
-            files.delete(uri)
+        if self.holds(path, sha256):
+            files.delete(files.join(self.dest, path))
 
-    def _may_replace(self, uri: str, path: str, sha256: str, earlier: Mapping[str, str]) -> bool:
-        """Tell whether a file that is there is an earlier one of this export, and not the wanted one.
+    def holds(self, path: str, sha256: str) -> bool:
+        """Tell whether a file is there and has a checksum.
 
         Raises:
-            SettingsError: it is neither.
+            StorageError: it cannot be read.
         """
-        found = file_sha256(uri)
-        if found == sha256:
-            return False
-        if path in earlier and earlier[path] == found:
-            return True
-        raise SettingsError(
-            f"{masked(uri)} is there already, and this export did not write it: move it away, or name another DEST."
-        )
+        uri = files.join(self.dest, path)
+        return files.exists(uri) and file_sha256(uri) == sha256
+
+
+def _not_ours(uri: str) -> SettingsError:
+    return SettingsError(
+        f"{masked(uri)} is there already, and this export did not write it: move it away, or name another DEST."
+    )

@@ -49,7 +49,8 @@ def list_exemplars(
     """List the exemplars of one place.
 
     Parameters:
-        uri: whatever ``open_listing`` takes; Parquet or CSV for any of the next three.
+        uri: whatever ``open_listing`` takes; Parquet, CSV, or images beside a metadata table for
+            any of the next three.
         where: a SQL expression over the table's columns, such as ``Smiling < 0 AND Male > 0``; keeps the rows for
             which it is true. Columns of bytes are not loaded, and so cannot be named. CSV columns get the types that
             their values look like.
@@ -69,7 +70,10 @@ def list_exemplars(
     if where is None and not attribute_columns and group_column is None:
         return Exemplars(list(listing), containers=listing.containers, passed_over=said)
     if not listing.tables:
-        raise SettingsError(f"{masked(uri)} is no table (Parquet or CSV), so it has no columns to choose by.")
+        raise SettingsError(
+            f"{masked(uri)} is no table (Parquet or CSV) and has no metadata table beside its images, so it has no "
+            "columns to choose by."
+        )
     rows = pa.Table.from_batches(listing.batches(), LISTING_SCHEMA)
     table = load_columns(uri, listing, rows.num_rows)
     kept = np.arange(rows.num_rows) if where is None else rows_where(uri, table, where)

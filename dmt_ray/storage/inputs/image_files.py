@@ -28,6 +28,8 @@ def list_images(place: Place) -> Listing:
         functools.partial(_batches, place, kept, metadata),
         metadata.columns,
         containers=place.containers(metadata.tables),
+        tables=tuple(metadata.tables),
+        row_of=metadata.row_of,
         passed_over=PassedOver(remarks=metadata.remarks),
     )
 

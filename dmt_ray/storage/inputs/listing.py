@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -70,7 +72,10 @@ class Listing:
     proves_rows: bool = True
     """Each row of those can prove its id: by an id, a URI or a key of its own."""
     tables: tuple[str, ...] = ()
-    """URIs of the table files whose rows, in order, the images are; empty where they are no tables."""
+    """URIs of the table files that say something of the images; empty where there are none."""
+    row_of: npt.NDArray[np.int64] | None = None
+    """The number of each image's row in all ``tables`` together, -1 where it has none; None where the images are the
+    rows, in order."""
     kind: str = ""
     """Name of the input format."""
     passed_over: PassedOver = field(default_factory=PassedOver)

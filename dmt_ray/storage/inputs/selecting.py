@@ -30,19 +30,21 @@ def select(
         limit: keep the first so many of those.
 
     Raises:
-        SettingsError: there is a condition and the images are no rows of tables, or it is not sound, or leaves none.
+        SettingsError: there is a condition and no table that says something of the images, or it is not sound, or
+            leaves none.
     """
     count = sum(batch.num_rows for batch in listing.batches())
     kept = np.arange(count)
     if where is not None:
         if not listing.tables:
             raise SettingsError(
-                f"{masked(uri)} is no table (Parquet or CSV), so it has no columns for the condition {where!r}."
+                f"{masked(uri)} is no table (Parquet or CSV) and has no metadata table beside its images, so it has "
+                f"no columns for the condition {where!r}."
             )
         kept = rows_where(uri, load_columns(uri, listing, count), where)
     if sample is not None and sample < len(kept):
         kept = kept[sorted(random.Random(seed).sample(range(len(kept)), sample))]
-    return replace(listing, batches=lambda: _only(listing, kept[:limit]), tables=())
+    return replace(listing, batches=lambda: _only(listing, kept[:limit]), tables=(), row_of=None)
 
 
 def _only(listing: Listing, kept: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:

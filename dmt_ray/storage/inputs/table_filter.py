@@ -18,12 +18,15 @@ from dmt_ray.storage.inputs.tables import open_tables, read_typed
 
 
 def load_columns(uri: str, listing: Listing, count: int) -> pa.Table:
-    """Load the columns of a listing's tables, without bytes.
+    """Load what a listing's tables say of each image, without columns of bytes.
 
     Parameters:
         uri: the place, for messages.
-        listing: of tables.
-        count: its rows.
+        listing: with tables.
+        count: its images.
+
+    Returns:
+        A row for each image, of nulls where the tables have none for it.
 
     Raises:
         SettingsError: a file cannot be read or has changed, or the files do not agree in their columns' types.
@@ -35,9 +38,10 @@ def load_columns(uri: str, listing: Listing, count: int) -> pa.Table:
         table = pa.concat_tables(parts, promote_options="permissive")
     except pa.ArrowException as error:
         raise SettingsError(f"The files of {masked(uri)} do not agree in their columns' types: {error}.") from error
-    if table.num_rows != count:
+    rows = listing.row_of
+    if table.num_rows != count if rows is None else rows.max(initial=-1) >= table.num_rows:
         raise SettingsError(f"{masked(uri)} changed while it was read.")
-    return table
+    return table if rows is None else table.take(pa.array(rows, mask=rows < 0))
 
 
 def rows_where(uri: str, table: pa.Table, where: str) -> npt.NDArray[np.int64]:

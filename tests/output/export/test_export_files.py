@@ -104,6 +104,28 @@ def test_names_that_would_be_the_same_and_names_that_lead_away(make_output, dest
     assert told == {id_: data for (id_, _), data in made.pictures.items()}
 
 
+def test_animations_lie_beside_their_pictures(make_output, dest):
+    ids = ["b/a.jpg", "b/a.animation.jpg", "b/A.Animation.webp"]
+    made = make_output(ids, strengths=(1.0, 2.0), animated=True)
+    rows = {(row["id"], row["step"]): row for row in made.rows.select(["id", "step", "animation"]).to_pylist()}
+    report = export(made.place, dest, ExportOptions(strengths="folder"))
+    assert (report.pictures, report.files, report.created) == (6, 12, 6)
+    found = pictures_in(dest)
+    assert len({path.lower() for path in found}) == 12
+    assert found["strength-2/b/a.png"] == made.pictures["b/a.jpg", 1]
+    assert found["strength-2/b/a.animation.webp"] == rows["b/a.jpg", 1]["animation"]
+    assert found["strength-1/b/a_animation.animation.webp"] == rows["b/a.animation.jpg", 0]["animation"]
+    for entry in manifest(dest):
+        row = rows[entry["id"], entry["step"]]["animation"]
+        want = row if entry["animation"] else made.pictures[entry["id"], entry["step"]]
+        assert found[entry["path"]] == want
+        assert entry["sha256"] == hashlib.sha256(want).hexdigest()
+    assert export(made.place, dest, ExportOptions(strengths="folder")).created == 0
+    other = f"{dest}-other"
+    assert export(made.place, other, ExportOptions(flat=True)).created == 6
+    assert "b__a_strength-1.animation.webp" in pictures_in(other)
+
+
 def test_a_condition_over_the_rows_columns(make_output, dest, tmp_path):
     columns = pa.table({"year": [2000 + number for number in range(7)], "raw": [b"x"] * 7})
     made = make_output([f"{number}.jpg" for number in range(7)], columns=columns, errors=["6.jpg"])
@@ -155,12 +177,12 @@ def test_a_stopped_export_goes_on(make_output, dest, small_units, monkeypatch):
     made = make_output(ids)
     put, calls, lock = Destination.put, [], threading.Lock()
 
-    def dying(self, path, data, earlier):
+    def dying(self, path, *rest):
         with lock:
             calls.append(path)
             if len(calls) > 8:
                 raise KeyboardInterrupt
-        return put(self, path, data, earlier)
+        return put(self, path, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(Destination, "put", dying)
@@ -221,7 +243,7 @@ def test_runs_that_cannot_be_exported(make_output, dest, tmp_path, capsys):
     data[data.index(b"IDAT") + 20] ^= 1
     shard.write_bytes(data)
     assert cli.main(["export", made.place, dest]) == 2
-    assert "shard-000000.parquet of" in capsys.readouterr().err
+    assert "shard-000000.parquet is damaged: " in capsys.readouterr().err
     shard.unlink()
     assert cli.main(["export", made.place, str(tmp_path / "dest2")]) == 2
     assert "is not complete, so it cannot be exported" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from dmt_ray.output.schema import rows_table
 from dmt_ray.storage import files
 from dmt_ray.storage.files import join
 from dmt_ray.storage.inputs import json_lines
+from dmt_ray.storage.inputs.exemplar_tables import list_exemplars
 from dmt_ray.storage.inputs.reader import InputReader
 from dmt_ray.storage.inputs.registry import open_listing
 
@@ -125,3 +126,36 @@ def test_long_files_are_read_in_blocks(monkeypatch):
 def test_what_no_table_can_hold_is_left_out():
     data = lines({"a": {}, "b": [{}], "c": {"d": "2020-01-01"}}).encode()
     assert json_lines.read_schema(io.BytesIO(data)) == pa.schema([("c", pa.struct([("d", pa.string())]))])
+
+
+def test_conditions_choose_images_by_their_rows(folder):
+    for name in ("a.jpg", "b/c.jpg", "d.jpg", "e.jpg", "x/f.jpg"):
+        put(folder, name, name)
+    rows = [
+        {"file_name": "d.jpg", "n": 1, "t": "y"},
+        {"file_name": "gone.jpg", "n": 9},
+        {"file_name": "a.jpg", "n": 3},
+    ]
+    put(folder, "metadata.jsonl", lines(*rows, {"file_name": "b/c.jpg", "n": 4}))
+    put(folder, "x/metadata.jsonl", lines({"file_name": "f.jpg", "n": 7, "extra": "z"}))
+
+    def ids(**options) -> list[str]:
+        return [item.id for item in open_listing(folder, **options)]
+
+    assert ids(where="n >= 3") == ["a.jpg", "b/c.jpg", "x/f.jpg"]
+    assert ids(where="n IS NULL") == ["e.jpg"]
+    assert ids(where="t = 'y' OR extra = 'z' OR file_name = 'a.jpg'", limit=2) == ["a.jpg", "d.jpg"]
+    assert ids(where="n > 0", sample=2, seed=1) == ids(where="n > 0", sample=2, seed=1)
+    assert carried(folder, where="n = 4")["n"].to_pylist() == [4]
+    found = list_exemplars(folder, where="n < 5", attribute_columns=["n"])
+    assert [item.id for item in found.items] == ["a.jpg", "b/c.jpg", "d.jpg"]
+    assert found.attributes.tolist() == [[3.0], [4.0], [1.0]]
+    put(folder, "y/g.jpg", "g")
+    put(folder, "y/metadata.csv", "file_name,n\ng.jpg,12\n")
+    assert [item.id for item in open_listing(join(folder, "y"), where="n + 1 = 13")] == ["g.jpg"]  # no text
+    files.delete(join(folder, "y/metadata.csv"))
+    files.delete(join(folder, "y/g.jpg"))
+    with pytest.raises(SettingsError, match="leaves none of the 5 rows"):
+        ids(where="n = 9")  # of no listed image
+    with pytest.raises(SettingsError, match="nothing"):
+        ids(where="nothing = 1")
