@@ -27,6 +27,7 @@ FLOORS = {
     "dmt_ray.jobs": 4,
     "dmt_ray.report": 4,
     "dmt_ray.pipeline": 5,
+    "dmt_ray.api": 6,
     "dmt_ray.command_line": 6,
     "dmt_ray.options": 6,
     "dmt_ray.cli": 6,
