@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from dmt_ray.output.schema import RESULT_COLUMNS
 from dmt_ray.pipeline.fingerprint import deciding_settings, fingerprint
 from dmt_ray.pipeline.shard_processor import ShardProcessor
 from dmt_ray.storage import files
-from dmt_ray.storage.images import decode_animation
+from dmt_ray.storage.images import decode_animation, decode_image
 from dmt_ray.storage.inputs.reader import InputReader
 from dmt_ray.storage.models.weights import load_lpips
 
@@ -58,8 +57,7 @@ class EditedPhoto:
     @functools.cached_property
     def picture(self) -> Image.Image:
         """The result as a PIL image, RGB, at the photo's own size (size x size with ``resolution="working"``)."""
-        with Image.open(io.BytesIO(self.data)) as image:
-            return image.convert("RGB")
+        return Image.fromarray(decode_image(self.data, max_pixels=2**62))
 
     @functools.cached_property
     def frames(self) -> list[Image.Image]:

@@ -58,8 +58,9 @@ class BatchEditor:
 
     def _columns(self, photos: Sequence[Any]) -> dict[str, np.ndarray]:
         """Return the columns of the edits of some photos."""
-        empty = [photo is None for photo in photos]
-        edits = iter(edit_rows(self._processor, [photo for photo in photos if photo is not None]))
+        empty = [photo is None or isinstance(photo, float) for photo in photos]  # pandas says None by NaN
+        given = [photo for photo, nothing in zip(photos, empty, strict=True) if not nothing]
+        edits = iter(edit_rows(self._processor, given))
         rows = []
         for nothing in empty:
             found = ImageError("empty", "The column has no photo here.") if nothing else next(edits)
