@@ -1,6 +1,6 @@
 """Give one black-and-white photo colours, on a laptop.
 
-    python examples/edit_one_photo.py grey.jpg colour_photos/ result.png
+python examples/edit_one_photo.py grey.jpg colour_photos/ result.png
 """
 
 import argparse

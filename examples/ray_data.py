@@ -1,6 +1,6 @@
 """Edit photos inside of a Ray Data pipeline of your own.
 
-    python examples/ray_data.py photos/ young/ old/ results/
+python examples/ray_data.py photos/ young/ old/ results/
 """
 
 import argparse

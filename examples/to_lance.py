@@ -1,7 +1,7 @@
 """Import the output of a run into a Lance dataset, by Lance's own importer.
 
-    pip install "dmt-ray[lance]"
-    python examples/to_lance.py out/ photos.lance
+pip install "dmt-ray[lance]"
+python examples/to_lance.py out/ photos.lance
 """
 
 import argparse

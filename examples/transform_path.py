@@ -1,6 +1,6 @@
 """Move one photo from a class towards another in rising strengths, and keep the model for later.
 
-    python examples/transform_path.py photo.jpg young/ old/ results/
+python examples/transform_path.py photo.jpg young/ old/ results/
 """
 
 import argparse

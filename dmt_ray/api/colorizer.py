@@ -62,7 +62,7 @@ class Colorizer(Model):
         Parameters:
             uri: a folder or URI.
             device: torch device. Default: a GPU where there is one.
-            options: override the saved ones; ``weights`` that were given to ``fit`` are not saved, so give them again.
+            options: override the saved ones; ``weights`` that were given to ``fit`` are not saved: give them again.
 
         Raises:
             SettingsError: it is another job's, of another version, or was made with other weights.

@@ -62,7 +62,9 @@ class EditedPhoto:
     @functools.cached_property
     def frames(self) -> list[Image.Image]:
         """The pictures of the animation, from the photo to the result, at working size; none without ``save_path``."""
-        return [] if self.animation is None else [Image.fromarray(frame) for frame in decode_animation(self.animation)]
+        return (
+            [] if self.animation is None else [Image.fromarray(frame) for frame in decode_animation(self.animation)]
+        )
 
     def save(self, place: str) -> None:
         """Write the encoded file to a path or URI, whole or not at all.

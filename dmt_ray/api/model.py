@@ -77,7 +77,9 @@ class Model:
         self._learned.save(files.absolute(os.fspath(uri)))
 
     @classmethod
-    def _load(cls, uri: str | os.PathLike[str], device: str | None, keywords: Mapping[str, Any], **places: str) -> Self:
+    def _load(
+        cls, uri: str | os.PathLike[str], device: str | None, keywords: Mapping[str, Any], **places: str
+    ) -> Self:
         place = files.absolute(os.fspath(uri))
         given = checked(f"{cls.__name__}.load", cls._load_keywords, cls._config, keywords)
         config = cls._config.of(input=IN_MEMORY, output=IN_MEMORY, **places)
@@ -151,7 +153,9 @@ def require_one(config: JobConfig, caller: str) -> None:
 
 def _kept(model: type[Model], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of edits among those that a model was fitted or loaded with."""
-    return {name: value for name, value in given.items() if name in {*model._edit_keywords.__annotations__, "strength"}}
+    return {
+        name: value for name, value in given.items() if name in {*model._edit_keywords.__annotations__, "strength"}
+    }
 
 
 def _refuse_tables(config: JobConfig, given: Mapping[str, Any]) -> None:

@@ -50,7 +50,9 @@ class BatchEditor:
         """
         column, prefix = self.shared.column, self.shared.prefix
         if isinstance(batch, pa.Table):
-            raise TypeError("Batches must be of the format 'numpy' or 'pandas': map_batches(..., batch_format='numpy').")
+            raise TypeError(
+                "Batches must be of the format 'numpy' or 'pandas': map_batches(..., batch_format='numpy')."
+            )
         if column not in batch:
             raise KeyError(f"The batch has no column {column!r}; it has {', '.join(map(str, batch))}.")
         made = {f"{prefix}{name}": values for name, values in self._columns(list(batch[column])).items()}

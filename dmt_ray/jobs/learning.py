@@ -82,7 +82,8 @@ def learn_model(config: JobConfig, sets: ExemplarSets, device: str) -> LearnedMo
     judge = load_judge(config)
     exemplars, report = learn_exemplars(weights.arrays, sets, config, device, judge)
     learned = {
-        option: LearnedSet(len(found.items), content_checksum(config, option, found)) for option, found in sets.items()
+        option: LearnedSet(len(found.items), content_checksum(config, option, found))
+        for option, found in sets.items()
     }
     return LearnedModel(config, weights, exemplars, judge, report, learned, balance_record(sets))
 

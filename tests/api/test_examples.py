@@ -66,7 +66,13 @@ def test_edit_one_photo(run_example, classes, tmp_path, capsys):
 
 def test_transform_path(run_example, classes, tmp_path, capsys):
     run_example(
-        "transform_path.py", classes / "inputs" / "good.png", classes / "dark", classes / "light", tmp_path, "--size", 64
+        "transform_path.py",
+        classes / "inputs" / "good.png",
+        classes / "dark",
+        classes / "light",
+        tmp_path,
+        "--size",
+        64,
     )
     assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == [
         f"strength {strength}" for strength in (2, 4, 6)

@@ -19,7 +19,17 @@ from dmt_ray.options import option_types
 OF_RUNS = {
     *("input", "input_kind", "where", "sample", "limit", "displacements"),  # what a run lists
     *("output", "shard_size", "traversal_only"),  # where it writes
-    *("mode", "extend", "retry_failed", "max_error_rate", "shard_timeout", "grace", "mask_plan", "dry_run", "estimate"),
+    *(
+        "mode",
+        "extend",
+        "retry_failed",
+        "max_error_rate",
+        "shard_timeout",
+        "grace",
+        "mask_plan",
+        "dry_run",
+        "estimate",
+    ),
     *("progress", "report", "ray_address", "gpus_per_actor", "reconstruction_actors", "traversal_actors"),
     "threads_per_actor",  # of this process torch decides
     *("mask_column", "mask_folder"),  # edit() takes the mask itself

@@ -10,7 +10,6 @@ from material import ARTIST, but_for_the_run, photo
 from PIL import Image
 
 import dmt_ray
-from dmt_ray.config import InputConfig, OutputConfig
 from dmt_ray.errors import ImageError, SettingsError
 from dmt_ray.jobs.fit import FitConfig, fit
 from dmt_ray.jobs.manifolds import open_manifold
@@ -90,7 +89,13 @@ def test_an_edit_is_the_row_of_a_run(colour, grey, tmp_path):
         ),
         (
             dmt_ray.TransformConfig.of(
-                input=grey, source=colour, target=str(colour / "1.png"), output=tmp_path, start="noise", seed=7, **SMALL
+                input=grey,
+                source=colour,
+                target=str(colour / "1.png"),
+                output=tmp_path,
+                start="noise",
+                seed=7,
+                **SMALL,
             ),
             [dmt_ray.Transformer.fit(colour, colour / "1.png", seed=7, **SMALL).edit(grey, start="noise")],
         ),
@@ -152,9 +157,7 @@ def test_the_command_line_and_the_api_save_the_same(colour, tmp_path, grey):
     one, two = colour / "0.png", colour / "1.png"
     network = {"size": 32, "weights": "random:0"}
     fit(
-        FitConfig(
-            str(tmp_path / "a"), ExemplarConfig(str(one), str(two)), model=ModelConfig(**network), judge="none"
-        )
+        FitConfig(str(tmp_path / "a"), ExemplarConfig(str(one), str(two)), model=ModelConfig(**network), judge="none")
     )
     model = dmt_ray.Transformer.fit(one, two, judge="none", **SMALL)
     model.save(tmp_path / "b")
