@@ -39,12 +39,13 @@ class EditedPhoto:
     """The result of an edit at one strength.
 
     Attributes:
-        data: the encoded image file as a run would write it, in ``image_format``: the photo's own metadata and what was
-            done to it are in it.
-        figures: the row's figures by column: ``strength``, ``psnr_to_input`` (dB), ``ssim_to_input``, ``lpips_to_input``,
-            ``displacement_norm``, ``feature_loss_before`` and ``feature_loss_after``, ``iterations``, ``verdict_before``,
-            ``verdict_after``, ``flipped``, ``width`` and ``height`` (pixels), seconds and more; docs/output.md tells what
-            each means. None where there is none, as for verdicts without a judge.
+        data: the encoded image file as a run would write it, in ``image_format``, with the photo's own metadata and
+            what was done to it.
+        figures: the row's figures by column: ``strength``, ``psnr_to_input`` (dB), ``ssim_to_input``,
+            ``lpips_to_input``, ``displacement_norm``, ``feature_loss_before`` and ``feature_loss_after``,
+            ``iterations``, ``verdict_before``, ``verdict_after``, ``flipped``, ``width`` and ``height`` (pixels),
+            seconds and more; docs/output.md tells what each means. None where there is none, as for verdicts without
+            a judge.
         animation: the encoded way from the photo to the result, with ``save_path``; else None.
         warning: what is not as it should be, such as metadata that does not fit in the format; else None.
     """
@@ -61,7 +62,7 @@ class EditedPhoto:
 
     @functools.cached_property
     def frames(self) -> list[Image.Image]:
-        """The pictures of the animation, from the photo to the result, at working size; none without ``save_path``."""
+        """The animation's pictures, from the photo to the result, at working size; none without ``save_path``."""
         return (
             [] if self.animation is None else [Image.fromarray(frame) for frame in decode_animation(self.animation)]
         )

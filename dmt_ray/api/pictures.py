@@ -17,7 +17,7 @@ from dmt_ray.errors import ImageError
 from dmt_ray.storage import files
 from dmt_ray.storage.inputs.listing import FOUND, InputItem
 
-#: A path or URI, an encoded image file's bytes, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8.
+#: A path or URI, an encoded file's bytes, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8.
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
 #: Modes of PIL that a PNG file can hold.

@@ -23,8 +23,8 @@ class RunResult:
 
     Attributes:
         output: its folder or URI.
-        exit_code: 0 every planned photo has its rows; 3 some have none: run it again; 4 they have, but more are errors
-            than ``max_error_rate`` allows.
+        exit_code: 0 every planned photo has its rows; 3 some have none: run it again; 4 they have, but more of them
+            are errors than ``max_error_rate`` allows.
         summary: the closing lines.
     """
 
@@ -84,7 +84,7 @@ def run(config: JobConfig) -> RunResult:
         config: all options; ``ColorizeConfig.of`` and ``TransformConfig.of`` make them from keywords.
 
     Raises:
-        SettingsError: the options, the input, the output or the cluster do not allow the run, and nothing was written.
+        SettingsError: the options, the input, the output or the cluster do not allow the run; nothing was written.
         KeyboardInterrupt: a signal came before the first shard, or a second one.
     """
     lines: list[str] = []

@@ -51,8 +51,8 @@ class Transformer(Model):
         """Learn from two classes of photos, in this process.
 
         Parameters:
-            source: photos of the class to move away from: a path or URI (a folder, glob, list file, table or archive),
-                or pictures one by one: paths, bytes, PIL images, or arrays (H, W, 3) uint8.
+            source: photos of the class to move away from: a path or URI (a folder, glob, list file, table or
+                archive), or pictures one by one: paths, bytes, PIL images, or arrays (H, W, 3) uint8.
             target: photos of the class to move towards, likewise.
             basis: photos of no class that widen the manifold.
             device: torch device. Default: a GPU where there is one.
@@ -75,7 +75,7 @@ class Transformer(Model):
         Parameters:
             uri: a folder or URI.
             device: torch device. Default: a GPU where there is one.
-            options: override the saved ones; ``weights`` and ``judge`` that were given to ``fit`` are not saved, so give
+            options: override the saved ones; ``weights`` and ``judge`` that were given to ``fit`` are not saved: give
                 them again.
 
         Raises:
@@ -97,15 +97,15 @@ class Transformer(Model):
         Parameters:
             photo: a path or URI, bytes of an image file, a PIL image, or an array (H, W) or (H, W, 3) uint8.
             strength: how far to go, 0 to 100; 6 by default, and 1 with ``traversal="local"``.
-            mask: where the photo may change, in any form of a photo: white freely, black not at all. One of another size
-                is stretched to the photo's.
+            mask: where the photo may change, in any form of a photo: white freely, black not at all. One of another
+                size is stretched to the photo's.
             options: of this edit alone, such as ``iterations``, ``until_flipped`` and ``resolution``.
 
         Returns:
             The picture at the photo's own size, and its figures.
 
         Raises:
-            ImageError: the photo or the mask cannot be used; ``kind`` says why, as the column ``error_type`` of a run.
+            ImageError: the photo or the mask cannot be used; ``kind`` says why, as a run's column ``error_type``.
             SettingsError: an option is out of range, or the options ask for several results.
             TypeError: there is no such option, or it is decided by ``fit``.
         """
@@ -123,7 +123,7 @@ class Transformer(Model):
 
         Parameters:
             photo: see ``edit``.
-            strengths: rising, each 0 to 100. Default: the model's, or one result for each ``budget_weight`` or ``beta``.
+            strengths: rising, each 0 to 100. Default: the model's, or a result for each ``budget_weight`` or ``beta``.
             mask: see ``edit``.
             options: see ``edit``.
         """
@@ -141,8 +141,8 @@ class Transformer(Model):
 
         The model goes into Ray's object store here, once, so Ray must be running or is started. Each batch, in Ray's
         formats ``numpy`` (the default) and ``pandas``, gets a column ``edited_image`` (bytes of an image file in
-        ``image_format``), ``edited_status`` (``ok`` or ``error``), ``edited_error_type``, ``edited_error``, and one for
-        each figure. A photo that cannot be used gets an error and loses no other row.
+        ``image_format``), ``edited_status`` (``ok`` or ``error``), ``edited_error_type``, ``edited_error``, and one
+        for each figure. A photo that cannot be used gets an error and loses no other row.
 
         ::
 

@@ -35,7 +35,7 @@ def run_example(monkeypatch):
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory):
-    """Folders ``dark`` and ``light`` with three photos each, ``inputs`` with a dark one and a file that is no photo."""
+    """Folders ``dark`` and ``light`` with three photos each, ``inputs`` with a dark one and a file of another kind."""
     folder = tmp_path_factory.mktemp("classes")
     for name, change in (("dark", lambda rgb: rgb // 2), ("light", lambda rgb: rgb // 2 + 120)):
         (folder / name).mkdir()

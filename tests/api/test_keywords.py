@@ -1,4 +1,4 @@
-"""The API's keywords are the jobs' options: every name, every type; and what is wrong with one is told by its name."""
+"""The API's keywords are the jobs' options: every name, every type; what is wrong with one is told by its name."""
 
 import types
 import typing
@@ -105,7 +105,7 @@ def test_keywords_that_are_not_there_are_named():
 )
 def test_values_of_python_become_those_of_the_options(value, kind, made):
     if made is None and value is not None:
-        with pytest.raises(SettingsError, match="--the-option is .*; it must be "):
+        with pytest.raises(SettingsError, match=r"--the-option is .*; it must be "):
             option_value("the_option", value, kind)
     else:
         found = option_value("the_option", value, kind)
