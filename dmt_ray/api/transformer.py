@@ -123,7 +123,7 @@ class Transformer(Model):
 
         Parameters:
             photo: see ``edit``.
-            strengths: rising, each 0 to 100. Default: the model's, or a result for each ``budget_weight`` or ``beta``.
+            strengths: rising, 0 to 100. Default: the model's, or a result for each ``budget_weight`` or ``beta``.
             mask: see ``edit``.
             options: see ``edit``.
         """

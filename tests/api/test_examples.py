@@ -35,7 +35,7 @@ def run_example(monkeypatch):
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory):
-    """Folders ``dark`` and ``light`` with three photos each, ``inputs`` with a dark one and a file of another kind."""
+    """Folders ``dark`` and ``light`` with three photos each, ``inputs`` with a dark one and another file."""
     folder = tmp_path_factory.mktemp("classes")
     for name, change in (("dark", lambda rgb: rgb // 2), ("light", lambda rgb: rgb // 2 + 120)):
         (folder / name).mkdir()
@@ -131,7 +131,7 @@ def test_ray_data(local_ray, run_example, classes, tmp_path):
         for batch in ({"photo": photos}, pd.DataFrame({"photo": photos})):
             made = editor(batch)
             assert list(made["light_status"]) == ["ok", "error"]
-            assert list(made["light_error_type"]) == [None, "empty"]
+            assert made["light_error_type"][1] == "empty"
             assert made["light_psnr_to_input"][0] == wanted.figures["psnr_to_input"]
             assert np.isnan(made["light_psnr_to_input"][1])
             assert made["photo"][0] is given
