@@ -27,6 +27,7 @@ FLOORS = {
     "dmt_ray.jobs": 4,
     "dmt_ray.report": 4,
     "dmt_ray.pipeline": 5,
+    "dmt_ray.api": 6,
     "dmt_ray.command_line": 6,
     "dmt_ray.options": 6,
     "dmt_ray.cli": 6,
@@ -189,7 +190,7 @@ def _is_overload(node: ast.FunctionDef | ast.ClassDef) -> bool:
 
 def test_nothing_is_there_that_nobody_uses():
     """Every definition is named once more somewhere in the package, its scripts, benchmarks or demo."""
-    users = [*SOURCES, *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "demo").glob("*.py")]
+    users = [*SOURCES, *(path for name in ("benchmarks", "demo", "examples") for path in (ROOT / name).glob("*.py"))]
     words = Counter(word for path in users for word in re.findall(r"\w+", path.read_text(encoding="utf-8")))
     words.update(re.findall(r"\w+", (ROOT / "pyproject.toml").read_text(encoding="utf-8")))
     unused = [
@@ -206,7 +207,14 @@ OVERRIDES = {"find_class", "handle_starttag", "readable", "seekable", "readinto"
 
 @pytest.mark.parametrize("module", ["dmt_ray", "dmt_ray.config", "dmt_ray.errors"])
 def test_import_is_light(module: str):
-    assert not {"torch", "ray", "numpy", "pyarrow", "torchvision"} & _loaded_by(f"import {module}")
+    assert not {"torch", "ray", "numpy", "pyarrow", "torchvision", "PIL"} & _loaded_by(f"import {module}")
+
+
+def test_models_are_fitted_without_ray():
+    names = ("dmt_ray.Colorizer", "dmt_ray.Transformer", "dmt_ray.EditedPhoto")
+    loaded = _loaded_by(f"import dmt_ray; {'; '.join(names)}")
+    assert "torch" in loaded
+    assert "ray" not in loaded
 
 
 @pytest.mark.parametrize("floor", ["output", "report"])

@@ -65,36 +65,24 @@ def fit(config: FitConfig, emit: Callable[[str], None] = logger.info) -> None:
         SettingsError: a set of exemplars or the weights cannot be used.
         StorageError: a place cannot be reached.
     """
-    import torch
-
-    from dmt_ray.jobs.exemplar_sets import balance_record, describe_balance
-    from dmt_ray.jobs.exemplars import check_exemplars, content_checksum, learn_exemplars, list_exemplars
-    from dmt_ray.jobs.judging import load_judge
-    from dmt_ray.jobs.manifolds import LearnedSet, save_manifold
-    from dmt_ray.storage.models.weights import resolve_weights
+    from dmt_ray.jobs.exemplar_sets import describe_balance
+    from dmt_ray.jobs.exemplars import list_exemplars
+    from dmt_ray.jobs.learning import learn_model, usable_device
 
     job = config.as_transform()
     files.check_writable(config.output)
-    sets = list_exemplars(job)
-    check_exemplars(job, sets)
-    weights = resolve_weights(job.model.backbone, job.model.weights)
-    judge = load_judge(job)
-    device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    arrays, report = learn_exemplars(weights.arrays, sets, job, device, judge)
+    model = learn_model(job, list_exemplars(job), usable_device())
+    arrays, report = model.exemplars, model.report
     for line in report.skipped:
         logger.warning("An exemplar was left out: %s", line)
     if report.judge is not None:
         report.judge.log()
-    learned = {
-        option: LearnedSet(len(found.items), content_checksum(job, option, found)) for option, found in sets.items()
-    }
-    balance = balance_record(sets)
-    save_manifold(config.output, job, weights.sha256, learned, arrays, balance, report.judge)
+    model.save(config.output)
     sizes = ", ".join(f"{int(arrays[name])} {name}" for name in ("sources", "targets"))
     total = sum(array.nbytes for array in arrays.values())
     emit(f"Manifold: {files.masked(config.output)}")
     emit(f"{sizes}, {len(report.skipped)} left out; {total / 1e6:.0f} MB; layers {' '.join(job.model.taps)}.")
-    if balance is not None:
-        emit(describe_balance(balance))
+    if model.balance is not None:
+        emit(describe_balance(model.balance))
     if report.judge is not None:
         emit(f"With the {report.judge}.")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, cast, get_type_hints
 
 import numpy as np
 
 from dmt_ray.config import ComputeConfig, InputConfig, JudgeConfig, MaskConfig, OutputConfig, RunConfig
+from dmt_ray.jobs.option_values import option_value
 from dmt_ray.method.settings import ModelConfig
 from dmt_ray.output.layout import MANIFOLD_FOLDER
 from dmt_ray.storage import files
@@ -47,6 +48,38 @@ class JobConfig(ABC):
     @abstractmethod
     def strengths(self) -> tuple[float | None, ...]:
         """The strength of each step, and so of each row of an image; None where something else decides it."""
+
+    @classmethod
+    def of(cls, **options: Any) -> Self:
+        """Make the options from their values, each a keyword by its name on the command line.
+
+        Example:
+            >>> from dmt_ray import ColorizeConfig
+            >>> config = ColorizeConfig.of(input="photos/", reference="colour/", output="out/", strength=2, size=96)
+            >>> config.model.size, config.traversal.strength
+            (96, (2.0,))
+
+        Raises:
+            TypeError: there is no such option, or one that is needed is missing; names it.
+            SettingsError: a value is out of range or of another type.
+        """
+        hints = get_type_hints(cls)
+        made, left = {}, dict(options)
+        for section in fields(cls):
+            kind = cast(type, hints[section.name])
+            types = get_type_hints(kind)
+            missing = [
+                option.name
+                for option in fields(kind)
+                if option.default is MISSING and option.default_factory is MISSING and option.name not in left
+            ]
+            if missing:
+                raise TypeError(f"{cls.__name__} needs {' and '.join(missing)}.")
+            names = [option.name for option in fields(kind) if option.name in left]
+            made[section.name] = kind(**{name: option_value(name, left.pop(name), types[name]) for name in names})
+        if left:
+            raise TypeError(f"{cls.__name__} has no option {', '.join(left)}.")
+        return cls(**made)
 
     def option(self, name: str) -> Any:
         """Return the value of an option, whatever its section.

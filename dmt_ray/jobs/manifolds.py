@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.jobs.job import Array, JobConfig
 from dmt_ray.jobs.judging import JudgeModel, JudgeReport
-from dmt_ray.jobs.registry import job_of
+from dmt_ray.jobs.registry import JOBS, job_of
 from dmt_ray.storage import files
 from dmt_ray.storage.models.manifolds import open_record, save_arrays
 
@@ -46,6 +46,8 @@ class ManifoldRecord:
     """See ``balance_record``; None where the classes are not balanced."""
     judge: JudgeReport | None = None
     """The judge whose arrays are saved with it."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of later edits that a model of the Python API was fitted with; a run does not look at them."""
 
     def as_json(self) -> dict[str, object]:
         """Return the record as it is saved, without its place."""
@@ -59,6 +61,7 @@ class ManifoldRecord:
             **({} if self.balance is None else {"balance": self.balance}),
             **self.decided,
             **({} if self.judge is None else {"judge": self.judge.as_json()}),
+            **({} if not self.options else {"options": dict(self.options)}),
         }
 
     @property
@@ -68,6 +71,7 @@ class ManifoldRecord:
         Of the judge its network counts, and not how good it is.
         """
         content = self.as_json()
+        content.pop("options", None)
         if self.judge is not None:
             content["judge"] = self.judge.sha256
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -81,6 +85,7 @@ def save_manifold(
     arrays: Mapping[str, Array],
     balance: Mapping[str, Any] | None = None,
     judge: JudgeReport | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Save what was learned of the exemplars, with all that a later run must know of it.
 
@@ -92,6 +97,7 @@ def save_manifold(
         arrays: what was learned, the judge's arrays among it.
         balance: see ``balance_record``.
         judge: whose arrays these are.
+        options: of later edits, see ``ManifoldRecord``.
 
     Raises:
         StorageError: it cannot be written.
@@ -100,7 +106,8 @@ def save_manifold(
     for section, names in job_of(config).decided.items():
         settings = asdict(getattr(config, section))
         decided[section] = {name: settings[name] for name in names if name in settings}
-    record = ManifoldRecord(place, config.job, weights_sha256, sets, json.loads(json.dumps(decided)), balance, judge)
+    plain = json.loads(json.dumps(decided))
+    record = ManifoldRecord(place, config.job, weights_sha256, sets, plain, balance, judge, options or {})
     save_arrays(place, record.as_json(), arrays)
 
 
@@ -111,10 +118,17 @@ def read_manifold(config: JobConfig) -> ManifoldRecord | None:
         SettingsError: it is another job's, or of another version of this program.
         StorageError: there is no manifold, or its record is damaged.
     """
-    job = job_of(config)
-    place = job.saved_manifold(config)
-    if place is None:
-        return None
+    place = job_of(config).saved_manifold(config)
+    return None if place is None else open_manifold(place, config.job)
+
+
+def open_manifold(place: str, job: str) -> ManifoldRecord:
+    """Return the record of the manifold that is saved at a place; raises as ``read_manifold``.
+
+    Parameters:
+        place: a folder or URI.
+        job: name of the job that it must be of.
+    """
     saved = open_record(place)
     shown = files.masked(place)
     if saved.get("contents") != CONTENTS:
@@ -122,17 +136,18 @@ def read_manifold(config: JobConfig) -> ManifoldRecord | None:
             f"The manifold {shown} was made by another version of dmt_ray (contents "
             f"{saved.get('contents')!r}, this one reads {CONTENTS}); make it again."
         )
-    if saved.get("job") != config.job:
-        raise SettingsError(f"{shown} holds a manifold of the job {saved.get('job')!r}, not of {config.job!r}.")
+    if saved.get("job") != job:
+        raise SettingsError(f"{shown} holds a manifold of the job {saved.get('job')!r}, not of {job!r}.")
     try:
         sets = {
             str(option): LearnedSet(int(each["count"]), str(each["sha256"])) for option, each in saved["sets"].items()
         }
-        decided = {section: dict(saved.get(section, {})) for section in job.decided}
+        decided = {section: dict(saved.get(section, {})) for section in JOBS[job].decided}
         balance = saved.get("balance")
         balance = None if balance is None else dict(balance)
         judge = JudgeReport.from_json(saved.get("judge"))
-        return ManifoldRecord(place, config.job, str(saved["weights sha256"]), sets, decided, balance, judge)
+        options = dict(saved.get("options") or {})
+        return ManifoldRecord(place, job, str(saved["weights sha256"]), sets, decided, balance, judge, options)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SettingsError(
             f"The manifold {shown} has a record that is not complete ({error}); make it again."
