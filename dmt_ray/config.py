@@ -172,7 +172,9 @@ class RunConfig:
     mask_plan: bool = False
     """Leave signatures and passwords out of plan.parquet; a resumed run then takes them from --input again."""
     dry_run: bool = False
-    """Check everything, say what would be done, and stop before any actor starts."""
+    """Check everything, say what would be done and about what it takes, and stop before any actor starts."""
+    estimate: bool = False
+    """With --dry-run: time three of the photos in this process, and say what time, memory and bytes the run takes."""
     progress: bool = True
     """Show a progress bar (a line every few seconds when not on a terminal)."""
     report: bool = False
@@ -185,6 +187,7 @@ class RunConfig:
         timeout = self.shard_timeout
         require(timeout is None or 0 < timeout < math.inf, "shard_timeout", timeout, "above 0")
         require(0 <= self.grace < math.inf, "grace", self.grace, "at least 0")
+        require(self.dry_run or not self.estimate, "estimate", True, "given with --dry-run")
         for option in ("extend", "retry_failed"):
             alone = self.mode == "resume" or not getattr(self, option)
             require(alone, "mode", self.mode, f"resume with --{option.replace('_', '-')}")

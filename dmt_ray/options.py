@@ -22,7 +22,7 @@ REPEATABLE = frozenset({"allow_uri"})
 _MOST_YAML_BYTES = 64 * 2**10
 _MOST_RECORD_BYTES = 16 * 2**20
 #: Options that belong to one start of a run, and are not repeated.
-_OF_ONE_START = frozenset({"mode", "extend", "retry_failed", "dry_run"})
+_OF_ONE_START = frozenset({"mode", "extend", "retry_failed", "dry_run", "estimate"})
 #: What a ``run.json`` has in the place of a secret.
 _LEFT_OUT = re.compile(r"\*\*\*|\?sha256:[0-9a-f]{16}")
 

@@ -93,6 +93,10 @@ def run_job(config: JobConfig, emit: Callable[[str], None] = logger.info) -> int
     for line in _intentions(run):
         (emit if config.run.dry_run else logger.info)(line)
     if config.run.dry_run:
+        from dmt_ray.pipeline.estimating import estimate_sentences
+
+        for line in estimate_sentences(run):
+            emit(line)
         emit("Dry run: everything was checked, nothing was written.")
         return EXIT_COMPLETE
     # A retry does what failed before: that much of it fails again says nothing of the whole.

@@ -39,7 +39,7 @@ def plan_sentences(
     yield f"{plan.images:,} images at {plan.size} px, {results} each, on {plan.gpus} x {plan.gpu} ({pools})."
     yield "No figure of a GPU has been measured: times come from counted operations and an assumed utilisation."
     yield ""
-    yield f"Time: {_hours(hours)} at {found.rate:,.0f} images/s."
+    yield f"Time: {hours_text(hours)} at {found.rate:,.0f} images/s."
     yield f"  reconstruction, an image on one GPU: {_parts(found.reconstruction)}"
     yield f"  traversal, an image on one GPU: {_parts(found.traversal)}"
     first, *others = found.use.items()
@@ -51,20 +51,20 @@ def plan_sentences(
         if rate > WORTH_CHANGING * found.rate:
             yield f"  --traversal-actors {best} would make it {rate:,.0f} images/s."
     seconds = plan.shard_size * plan.gpus / found.rate
-    yield f"Shards: {plan.shards:,} of {plan.shard_size} images, {_hours(seconds / 3600)} each on a GPU."
+    yield f"Shards: {plan.shards:,} of {plan.shard_size} images, {hours_text(seconds / 3600)} each on a GPU."
     if (size := better_shard_size(plan, found)) >= 2 * plan.shard_size:
-        longer = _hours(seconds / 3600 * size / plan.shard_size)
+        longer = hours_text(seconds / 3600 * size / plan.shard_size)
         yield f"  --shard-size {size} makes {math.ceil(plan.images / size):,}, {longer} each."
-    yield f"Bytes: {_bytes(found.bytes_in)} in, {_bytes(found.bytes_out)} out as {plan.image_format}."
+    yield f"Bytes: {bytes_text(found.bytes_in)} in, {bytes_text(found.bytes_out)} out as {plan.image_format}."
     yield (
-        f"Object store of each node: {_bytes(found.features)} of features of {plan.exemplars} exemplars, "
-        f"{_bytes(found.in_flight)} of shards in flight."
+        f"Object store of each node: {bytes_text(found.features)} of features of {plan.exemplars} exemplars, "
+        f"{bytes_text(found.in_flight)} of shards in flight."
     )
     memory = known.CARDS[plan.gpu].memory_gb * 1e9
     fits = "" if found.card <= memory else ": too little; the batch is cut in half until it fits"
-    yield f"GPU memory: {_bytes(found.card)} of {_bytes(memory)} at a batch of {plan.batch_size}{fits}."
-    start = _hours(known.SHARD_SECONDS.value * plan.shards / 3600)
-    yield f"Driver: {_bytes(found.driver)} of memory, and {start} until all shards are handed to Ray."
+    yield f"GPU memory: {bytes_text(found.card)} of {bytes_text(memory)} at a batch of {plan.batch_size}{fits}."
+    start = hours_text(known.SHARD_SECONDS.value * plan.shards / 3600)
+    yield f"Driver: {bytes_text(found.driver)} of memory, and {start} until all shards are handed to Ray."
     if plan.price_per_gpu_hour is not None:
         total = hours * plan.gpus * plan.price_per_gpu_hour
         yield f"Cost: {total:,.2f}, which is {total / plan.images * 1000:.4f} per thousand images."
@@ -89,14 +89,14 @@ def losses_table(losses: Mapping[int, Losses], seconds_per_image: float) -> Iter
     """Yield a table of lost work against the size of a shard; ``seconds_per_image`` on one GPU."""
     yield f"  {'images/shard':>12}{'a shard takes':>15}{'work lost':>11}{'idle':>8}{'nodes lost':>12}{'time':>11}"
     for size, each in losses.items():
-        shard = _hours(size * seconds_per_image / 3600)
-        yield f"  {size:12}{shard:>15}{each.lost:11.3%}{each.idle:8.1%}{each.nodes:12.1f}{_hours(each.hours):>11}"
+        shard = hours_text(size * seconds_per_image / 3600)
+        yield f"  {size:12}{shard:>15}{each.lost:11.3%}{each.idle:8.1%}{each.nodes:12.1f}{hours_text(each.hours):>11}"
 
 
 def _constant(constant: known.Constant, value: float) -> str:
     unit, size = constant.unit, f"{value:,g}"
     if unit.startswith("bytes") and value >= 1e6:
-        size, unit = _bytes(value), unit.removeprefix("bytes")
+        size, unit = bytes_text(value), unit.removeprefix("bytes")
     elif unit:
         unit = f" {unit}"
     mark = "measured" if constant.measured else "not measured"
@@ -115,7 +115,8 @@ def _parts(seconds: Mapping[str, float]) -> str:
     return f"{1000 * sum(seconds.values()):.3g} ms ({parts})"
 
 
-def _hours(hours: float) -> str:
+def hours_text(hours: float) -> str:
+    """Return a duration in its best unit."""
     if math.isinf(hours):
         return "never"
     if hours >= 48:
@@ -125,7 +126,8 @@ def _hours(hours: float) -> str:
     return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.2g} s"
 
 
-def _bytes(count: float) -> str:
+def bytes_text(count: float) -> str:
+    """Return a number of bytes in its best unit."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if count >= size:
             return f"{count / size:.3g} {unit}"
