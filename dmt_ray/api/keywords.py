@@ -31,6 +31,7 @@ class EditKeywords(TypedDict, total=False):
     path_format: PathFormat
     lpips: bool
     batch_size: int
+    allow_cpu_fallback: bool
 
 
 class ModelKeywords(TypedDict, total=False):

@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 
 from dmt_ray.api.editing import FIGURES, edit_rows, make_processor
 from dmt_ray.errors import ImageError
 from dmt_ray.jobs.job import JobConfig
 from dmt_ray.jobs.learning import LearnedModel
 from dmt_ray.output.schema import ROW_SCHEMA
-from dmt_ray.pipeline.resources import pick_device
+from dmt_ray.pipeline.devices import claim_device
 
 #: The columns that an edit adds to a batch, before their prefix.
 COLUMNS = ("image", "status", "error_type", "error", *FIGURES)
@@ -38,8 +37,10 @@ class BatchEditor:
     shared: ClassVar[SharedModel]
 
     def __init__(self) -> None:
-        device = pick_device(ray.get_gpu_ids(), torch.cuda.is_available())
-        self._processor = make_processor(ray.get(self.shared.model), self.shared.config, device, "ray")
+        config = self.shared.config
+        allow_cpu = config.compute.allow_cpu_fallback
+        device = claim_device(ray.get_gpu_ids(), ray.util.get_node_ip_address(), allow_cpu=allow_cpu)
+        self._processor = make_processor(ray.get(self.shared.model), config, device, "ray")
 
     def __call__(self, batch: Any) -> Any:
         """Return a batch, a dict of arrays or a data frame, with the columns of the edits.

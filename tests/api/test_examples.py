@@ -134,7 +134,7 @@ def test_ray_data(local_ray, run_example, classes, tmp_path):
             assert made["light_error_type"][1] == "empty"
             assert made["light_psnr_to_input"][0] == wanted.figures["psnr_to_input"]
             assert np.isnan(made["light_psnr_to_input"][1])
-            assert made["photo"][0] is given
+            assert np.array_equal(made["photo"][0], given)
     with pytest.raises(KeyError, match="no column 'photo'; it has image"):
         editor({"image": photos})
     with pytest.raises(TypeError, match="format 'numpy' or 'pandas'"):
