@@ -176,7 +176,8 @@ class RunConfig:
     estimate: bool = False
     """With --dry-run: time three of the photos in this process, and say what time, memory and bytes the run takes."""
     progress: bool = True
-    """Show a progress bar (a line every few seconds when not on a terminal)."""
+    """Show rows done and failed, rows per second, time left, actors at work and their share of the GPUs: as a bar on
+    a terminal, as a line of the log every few seconds elsewhere."""
     report: bool = False
     """Write OUT/report/index.html when every row is there, as `dmt-ray report OUT` does."""
 

@@ -121,7 +121,10 @@ class ShardActor:
     def traverse(self, shard: Shard, items: Sequence[InputItem]) -> pa.Table:
         """Read and move some images of a shard. Who retries has mended photos, in shards not yet begun too."""
         retrying = self.shared.config.run.retry_failed
-        return self.processor.traverse(items, self.saved(shard), accept_changed=retrying)
+        try:
+            return self.processor.traverse(items, self.saved(shard), accept_changed=retrying)
+        finally:
+            self.shared.attempts_actor.end.remote("traverse", shard.number)
 
     def begin(self, stage: str, shard: int) -> int:
         """Ask to begin a stage of a shard; return the number of this try, or 0: no. Without an answer it is 1."""
@@ -266,6 +269,7 @@ def finish_shard(
                 others = [item for item in shard.items if item.id not in done]
                 rows = with_kept_rows(shard, pa.concat_tables([rows, finished(edit(others), others)]), expected)
         commit_shard(shard, rows, expected)
+    shared.attempts_actor.end.remote("reconstruct", shard.number)
     return summarize(shard.number, table)
 
 

@@ -16,13 +16,23 @@ class Attempts:
         self._stopped = False
         self._exemplars = 0
         self._actors: Counter[str] = Counter()
+        self._running: set[tuple[str, int]] = set()
 
     def begin(self, stage: str, shard: int) -> int:
         """Count a try of a stage; return the tries so far, this one included, or 0 when it must not begin."""
         if self._stopped:
             return 0
         self._begun[stage, shard] += 1
+        self._running.add((stage, shard))
         return self._begun[stage, shard]
+
+    def end(self, stage: str, shard: int) -> None:
+        """Note that a stage of a shard is over."""
+        self._running.discard((stage, shard))
+
+    def busy(self) -> dict[str, int]:
+        """Return how many shards are in each stage; one whose process died counts until it is tried again."""
+        return dict(Counter(stage for stage, _ in self._running))
 
     def stop(self) -> None:
         """Permit no further shard to begin."""

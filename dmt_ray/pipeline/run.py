@@ -19,7 +19,7 @@ from dmt_ray.output.shard_file import committed
 from dmt_ray.output.verify import VerifyReport, verify_output
 from dmt_ray.pipeline.planning import KIND_OPTION
 from dmt_ray.pipeline.prepare import PreparedRun, prepare_run, write_run
-from dmt_ray.pipeline.progress import Progress
+from dmt_ray.pipeline.progress import ActorGroup, Progress
 from dmt_ray.pipeline.stopping import Stopper, call_polling, poll_during
 from dmt_ray.pipeline.summary import STAGES, ShardSummary
 from dmt_ray.storage import files
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from dmt_ray.pipeline.start_progress import StartProgress
 
 logger = logging.getLogger(__name__)
+
+#: Seconds between two questions how many actors are at work.
+BUSY_S = 2.0
 
 EXIT_COMPLETE = 0
 EXIT_INCOMPLETE = 3
@@ -234,18 +237,28 @@ def _run_shards(
     Raises:
         Exception: whatever stops the run before its end.
     """
+    from dmt_ray.pipeline.asking import Question
     from dmt_ray.pipeline.isolation import isolate_shards
     from dmt_ray.pipeline.stream import stream_shards
+
+    planned, shown = len(run.config.strengths) * run.shards.images, run.config.run.progress
+    actors = {
+        stage: ActorGroup(min(plan.actors, len(run.todo)), plan.num_gpus)
+        for stage, plan in (("traverse", pools.traversal), ("reconstruct", pools.reconstruction))
+    }
+    progress = Progress(planned, planned - run.rows_todo, shown=shown, actors=actors)
+    busy = Question(lambda: shared.attempts_actor.busy.remote(), BUSY_S)
 
     def look() -> None:
         stopper.look()
         cluster.check()
         start.look()
+        if shown and (answer := busy.answer()) is not None:
+            progress.note_busy(answer)
 
     keep_manifold(run, shared, outcome.judge)
-    planned = len(run.config.strengths) * run.shards.images
     stopper.stop_shards = shared.attempts_actor.stop.remote
-    with stopper, Progress(planned, planned - run.rows_todo, shown=run.config.run.progress) as progress:
+    with stopper, progress:
 
         def count(summary: ShardSummary) -> None:
             start.end()

@@ -6,10 +6,8 @@ import logging
 import time
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
-
 from dmt_ray.pipeline.actors import ReconstructionActor, TraversalActor
+from dmt_ray.pipeline.asking import Question
 from dmt_ray.pipeline.resources import PoolPlan
 
 logger = logging.getLogger(__name__)
@@ -29,11 +27,10 @@ class StartProgress:
     """
 
     def __init__(self, attempts: Any, exemplars: int, *, shown: bool) -> None:
-        self._attempts, self._exemplars, self._shown = attempts, exemplars, shown
+        self._exemplars, self._shown = exemplars, shown
+        self._question = Question(lambda: attempts.start.remote(), ASK_S)
         self._pools: list[tuple[str, str, int]] | None = None
-        self._asked: ray.ObjectRef[Any] | None = None
-        self._last, self._line = time.monotonic(), ""
-        self._said = self._last
+        self._line, self._said = "", time.monotonic()
 
     def wait_for_actors(self, pools: PoolPlan, shards: int) -> None:
         """Tell of actors from now on: all exemplars were read.
@@ -54,18 +51,10 @@ class StartProgress:
 
     def look(self) -> None:
         """Ask when it is time, and log the answer once it is there."""
-        now = time.monotonic()
-        if not self._shown or now - self._last < ASK_S:
+        answer = self._question.answer() if self._shown else None
+        if answer is None:
             return
-        if self._asked is None:
-            self._asked = self._attempts.start.remote()
-        if not ray.wait([self._asked], timeout=0)[0]:
-            return
-        asked, self._asked, self._last = self._asked, None, now
-        try:
-            line = self._describe(*ray.get(asked))
-        except RayError:  # whoever waits for the run's results tells why
-            return
+        line, now = self._describe(*answer), time.monotonic()
         if line != self._line or now - self._said >= REPEAT_S:
             self._said = now
             self._line = ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import re
 import runpy
 import subprocess
 import sys
@@ -84,11 +86,13 @@ def test_transform_path(run_example, classes, tmp_path, capsys):
     assert np.array_equal(again.picture, Image.open(tmp_path / "strength-6.png"))
 
 
-def test_whole_pipeline_and_its_rows_in_lance(local_ray, run_example, classes, tmp_path, capsys):
+def test_whole_pipeline_and_its_rows_in_lance(local_ray, run_example, classes, tmp_path, capsys, caplog):
+    caplog.set_level(logging.INFO, "dmt_ray")
     words = [classes / "inputs", classes / "light", tmp_path / "out", "--size", 64]
     result = run_example("whole_pipeline.py", *words)["result"]
     assert (result.complete, result.exit_code) == (True, 4)  # half of the photos have errors
     assert "no-photo.png" in capsys.readouterr().out
+    assert any(re.match(r"4 of 4 rows, 2 failed, .* rows/s, 00:00 left", line) for line in caplog.messages)
     batches = list(result.rows(batch_size=3))
     assert all(isinstance(batch, pa.RecordBatch) and batch.num_rows <= 3 for batch in batches)
     rows = [row for batch in batches for row in batch.to_pylist()]
