@@ -68,7 +68,7 @@ def formula(size: int, exemplars: int, batch: int) -> dict[str, float]:
     return {
         "fit": FORWARD_BYTES * pixels * BATCH + 2 * maps + max(gram + blocks, small) + small,
         "traverse": FORWARD_BYTES * pixels * BATCH + 2 * maps + 4 * gram + blocks,
-        "reconstruct": batch * inversion_bytes(size, 26) + 2 * gram + blocks,
+        "reconstruct": batch * inversion_bytes(pixels, 26) + 2 * gram + blocks,
     }
 
 

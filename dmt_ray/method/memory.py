@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dmt_ray.method.inversion.objective import NEAR_HISTORY
 from dmt_ray.method.networks.backbone import BACKBONES
 from dmt_ray.method.networks.layers import tap_stride
 
@@ -21,15 +22,15 @@ def values_per_pixel(backbone: str, taps: Sequence[str]) -> float:
     return sum(channels[tap] / tap_stride(tap) ** 2 for tap in taps)
 
 
-def inversion_bytes(size: int, values: float, *, half: bool = False, history: int = 10) -> float:
+def inversion_bytes(pixels: int, values: float, *, half: bool = False, history: int = NEAR_HISTORY) -> float:
     """Return the bytes that the inversion of one image takes at most, whatever the batch.
 
     Parameters:
-        size: working size in pixels.
+        pixels: of the image at working size.
         values: ``values_per_pixel`` of the taps.
         half: activations are in bfloat16.
         history: pairs in the memory of L-BFGS.
     """
     network = BACKWARD_BYTES / 2 if half else BACKWARD_BYTES
     planes = 12 * (2 * history + _PLANES)
-    return float(size * size * (network + _MAPS_BYTES * values + planes))
+    return float(pixels * (network + _MAPS_BYTES * values + planes))

@@ -129,7 +129,7 @@ def test_an_inversion_takes_no_more_memory_than_the_formula_says(size, batch, pr
     objective, start = problem(network, size, batch)
     invert(objective, start, before=start, bounds=(0.0, 255.0), iterations=12)  # more than are remembered
     peak = torch.cuda.max_memory_allocated() - before
-    said = inversion_bytes(size, values_per_pixel("vgg16", ModelConfig.taps), half=precision == "bf16")
+    said = inversion_bytes(size**2, values_per_pixel("vgg16", ModelConfig.taps), half=precision == "bf16")
     share = peak / (batch * said)
     print(f"{size} px, {precision}: {peak / batch / 2**20:.1f} MiB an image, formula {said / 2**20:.1f}: {share:.2f}")
     assert share > 1 / 4
