@@ -35,7 +35,7 @@ class BatchSize:
         self._limit = MOST if asked == "auto" else asked
 
     def most(self, each: float = 0.0) -> int:
-        """Return how many images to take at once, at least 1; ``each`` is the bytes of device memory that one takes."""
+        """Return how many images to take at once, at least 1, each of which takes so many bytes of device memory."""
         return min(self._limit, self._fitting(each)) if self._asked == "auto" else self._limit
 
     def note_out_of_memory(self, count: int) -> None:
