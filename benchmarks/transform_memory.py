@@ -34,7 +34,7 @@ from dmt_ray.method.settings import (
     TransformTraversalConfig,
 )
 from dmt_ray.method.transformer import Transformer
-from dmt_ray.method.traversal.manifold import BLOCK_BYTES
+from dmt_ray.method.traversal.device_blocks import BLOCK_BYTES
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.storage.models.weights import resolve_weights
 from dmt_ray.storage.scratch import allocate

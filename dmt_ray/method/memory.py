@@ -1,8 +1,10 @@
-"""How much memory an inversion takes: the formula of docs/memory.md, in numbers that a batch's size is chosen by."""
+"""How much memory an inversion takes: the formula of docs/memory.md, and how much there is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import torch
 
 from dmt_ray.method.inversion.objective import NEAR_HISTORY
 from dmt_ray.method.networks.backbone import BACKBONES
@@ -14,6 +16,15 @@ FORWARD_BYTES, BACKWARD_BYTES = 900, 3000
 _MAPS_BYTES = 8
 #: Planes of pixels in float32 that L-BFGS holds beside its memory of pairs.
 _PLANES = 5
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes that a CUDA device has left for this process; None on another device."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    # What PyTorch keeps for later counts as used there.
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def values_per_pixel(backbone: str, taps: Sequence[str]) -> float:

@@ -25,8 +25,9 @@ from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import BATCH, match_color, resize, to_tensor, upsample_edit, working_shape
 from dmt_ray.method.settings import TransformerSettings
 from dmt_ray.method.traversal.class_patches import ClassPatches, PatchSearch
+from dmt_ray.method.traversal.device_blocks import as_tensor
 from dmt_ray.method.traversal.interpolation import beta_to_alpha, interpolate
-from dmt_ray.method.traversal.manifold import Manifold, as_tensor
+from dmt_ray.method.traversal.manifold import Manifold
 from dmt_ray.method.traversal.patches import standardised_norms
 from dmt_ray.method.traversal.selection import ImageIdentity, Selector, spread, sub_gram
 from dmt_ray.method.traversal.shrinkage import shrinkage

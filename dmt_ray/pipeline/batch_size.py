@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from dmt_ray.method.memory import free_bytes
 from dmt_ray.method.pictures import BATCH
 
 logger = logging.getLogger(__name__)
@@ -46,11 +47,10 @@ class BatchSize:
             self._limit = half
 
     def _fitting(self, each: float) -> int:
-        if self._device.type != "cuda":
+        free = free_bytes(self._device)
+        if free is None:
             return BATCH
-        free, total = torch.cuda.mem_get_info(self._device)
-        # What PyTorch keeps for later batches counts as used.
-        free += torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        total = torch.cuda.get_device_properties(self._device).total_memory
         return fitting(free, total, each, self._share)
 
 

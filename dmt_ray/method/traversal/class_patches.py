@@ -22,7 +22,8 @@ from torch import Tensor
 from dmt_ray.errors import ImageError
 from dmt_ray.method.networks.layers import tap_stride
 from dmt_ray.method.traversal.balancing import exemplar_weights
-from dmt_ray.method.traversal.manifold import Allocate, as_tensor, floored
+from dmt_ray.method.traversal.device_blocks import as_tensor
+from dmt_ray.method.traversal.manifold import Allocate, floored
 from dmt_ray.method.traversal.patches import (
     BankLayout,
     Grid,
