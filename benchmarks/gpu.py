@@ -273,7 +273,7 @@ class Bench:
             evaluations=objective.images / max(1, steps),
             rate=done / spent,
             memory=peak,
-            formula=inversion_bytes(size, values, half=precision == "bf16"),
+            formula=inversion_bytes(size**2, values, half=precision == "bf16"),
         )
 
     def series(self, network: FeatureNetwork, size: int, precision: str, ceiling: float) -> None:

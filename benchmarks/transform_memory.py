@@ -34,7 +34,7 @@ from dmt_ray.method.settings import (
     TransformTraversalConfig,
 )
 from dmt_ray.method.transformer import Transformer
-from dmt_ray.method.traversal.manifold import BLOCK_BYTES
+from dmt_ray.method.traversal.device_blocks import BLOCK_BYTES
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.storage.models.weights import resolve_weights
 from dmt_ray.storage.scratch import allocate
@@ -68,7 +68,7 @@ def formula(size: int, exemplars: int, batch: int) -> dict[str, float]:
     return {
         "fit": FORWARD_BYTES * pixels * BATCH + 2 * maps + max(gram + blocks, small) + small,
         "traverse": FORWARD_BYTES * pixels * BATCH + 2 * maps + 4 * gram + blocks,
-        "reconstruct": batch * inversion_bytes(size, 26) + 2 * gram + blocks,
+        "reconstruct": batch * inversion_bytes(pixels, 26) + 2 * gram + blocks,
     }
 
 

@@ -209,8 +209,9 @@ class ComputeConfig:
     """Size of the reconstruction pool."""
     traversal_actors: int | None = None
     """Size of the traversal pool."""
-    batch_size: int = 8
-    """Images inverted side by side. Results agree across batch sizes up to rounding."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Images inverted side by side, of one shard. auto takes what fits a GPU's memory, and 8 on a CPU. Results agree
+    across batch sizes up to rounding."""
     threads_per_actor: int | None = None
     """Torch threads of each CPU actor."""
 
@@ -221,7 +222,7 @@ class ComputeConfig:
         require(self.gpus_per_actor > 0, "gpus_per_actor", self.gpus_per_actor, "above 0")
         for option in ("reconstruction_actors", "traversal_actors", "batch_size", "threads_per_actor"):
             value = getattr(self, option)
-            require(value is None or value >= 1, option, value, "at least 1")
+            require(value in (None, "auto") or value >= 1, option, value, "at least 1")
 
 
 @dataclass(frozen=True)

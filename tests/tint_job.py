@@ -85,6 +85,10 @@ class TintEditor:
             for picture, displacement in zip(pictures, displacements, strict=True)
         ]
 
+    def bytes_per_image(self, height, width):
+        """Return what a picture takes in float32."""
+        return 12.0 * height * width
+
     def assemble(self, rgb, edit, mask):
         """Return the photo with the shift."""
         return upsample_edit(rgb, edit.planes, mask)

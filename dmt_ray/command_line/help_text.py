@@ -237,8 +237,11 @@ def _metavar(kind: Any) -> str | None:
     if typing.get_origin(kind) is tuple:
         return f"{_metavar(arguments[0])} ..."
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return _metavar(next(each for each in arguments if each is not type(None)))
+        named = [_metavar(each) for each in arguments if each is not type(None)]
+        return None if None in named else "|".join(map(str, named))
     if typing.get_origin(kind) is typing.Literal:
+        if len(arguments) == 1:
+            return str(arguments[0])
         return "{" + ",".join(map(str, arguments)) + "}"
     return None if kind is bool else {str: "TEXT", int: "INT", float: "FLOAT"}.get(kind)
 

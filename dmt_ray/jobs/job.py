@@ -146,6 +146,10 @@ class Editor(Protocol):
         """Return each picture's edits, one per step; masks are (h, w) float32 in 0..1, as the pictures."""
         ...
 
+    def bytes_per_image(self, height: int, width: int) -> float:
+        """Return how many bytes of device memory ``reconstruct`` takes at most for each picture of a working size."""
+        ...
+
     def assemble(self, rgb: Array, edit: Edit, mask: Array | None) -> Array:
         """Return the result (H, W, 3) of a decoded picture and an edit of it; a mask is (H, W) uint8.
 

@@ -20,7 +20,8 @@ from dmt_ray.method.inversion.objective import Inversion, invert_chroma
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import BATCH, features, resize, to_tensor
 from dmt_ray.method.settings import ColorizerSettings
-from dmt_ray.method.traversal.manifold import Manifold, ManifoldBuilder, as_tensor
+from dmt_ray.method.traversal.device_blocks import as_tensor
+from dmt_ray.method.traversal.manifold import Manifold, ManifoldBuilder
 from dmt_ray.method.traversal.paired_patches import PairedPatches
 from dmt_ray.method.traversal.patches import standardised_norms
 from dmt_ray.method.traversal.selection import ImageIdentity

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dmt_ray.errors import ImageError
 from dmt_ray.method.displacement import Displacement, Edit, Figures
-from dmt_ray.method.inversion.objective import Inversion
+from dmt_ray.method.inversion.objective import NEAR_HISTORY, Inversion
+from dmt_ray.method.memory import inversion_bytes, values_per_pixel
 from dmt_ray.method.metrics.similarity import Similarity, SimilarityMeter
 from dmt_ray.method.metrics.verdicts import Judge, Verdict
 from dmt_ray.method.networks.feature_network import FeatureNetwork
@@ -95,6 +96,17 @@ class StepEditor:
         self.scales = tap_scales(exemplars, network.taps)
         self.strengths, self.rows = tuple(strengths), rows
         self._keeps_path = keeps_path
+
+    def bytes_per_image(self, height: int, width: int, history: int = NEAR_HISTORY) -> float:
+        """Return how many bytes of device memory the inversion of a picture (height, width) takes at most.
+
+        Parameters:
+            height, width: at working size.
+            history: pairs in the memory of L-BFGS.
+        """
+        values = values_per_pixel(self.network.backbone, self.network.taps)
+        half = self.network.dtype == torch.bfloat16
+        return inversion_bytes(height * width, values, half=half, history=history)
 
     def run_steps(self, batch: StepBatch, displacements: Sequence[Displacement]) -> list[list[Edit]]:
         """Return the edits of each image, one per step that was asked for.

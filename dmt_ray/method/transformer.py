@@ -17,7 +17,7 @@ from torch import Tensor
 from dmt_ray.method.displacement import Displacement, Edit, Figures, steps_of_path
 from dmt_ray.method.editor import Step, StepBatch, StepEditor
 from dmt_ray.method.flipping import RUNGS, smallest_flips
-from dmt_ray.method.inversion.objective import Inversion, PictureObjective, invert
+from dmt_ray.method.inversion.objective import FAR_HISTORY, NEAR_HISTORY, Inversion, PictureObjective, invert
 from dmt_ray.method.inversion.starting import ChromaHold
 from dmt_ray.method.metrics.verdicts import Judge
 from dmt_ray.method.moves import GlobalMoves, LocalMoves, Moved, Moves
@@ -34,8 +34,9 @@ from dmt_ray.method.pictures import (
 )
 from dmt_ray.method.settings import TransformerSettings
 from dmt_ray.method.traversal.class_patches import ClassPatches, PatchSearch
+from dmt_ray.method.traversal.device_blocks import as_tensor
 from dmt_ray.method.traversal.interpolation import beta_to_alpha, interpolate
-from dmt_ray.method.traversal.manifold import Manifold, as_tensor
+from dmt_ray.method.traversal.manifold import Manifold
 from dmt_ray.method.traversal.patches import Grid, match_stride, standardised_norms
 from dmt_ray.method.traversal.selection import ImageIdentity, Selector, spread, sub_gram
 from dmt_ray.method.traversal.shrinkage import shrinkage
@@ -95,6 +96,11 @@ class Transformer(StepEditor):
             neighbors=settings.traversal.neighbors,
             by_attributes=settings.traversal.neighbors_by == "attributes",
         )
+
+    def bytes_per_image(self, height: int, width: int, history: int | None = None) -> float:
+        """Return how many bytes of device memory the inversion of a picture (height, width) takes at most."""
+        usual = FAR_HISTORY if self.settings.inversion.start == "noise" else NEAR_HISTORY
+        return super().bytes_per_image(height, width, usual if history is None else history)
 
     def working(self, rgb: np.ndarray) -> np.ndarray:
         """Return what the other calls take of a picture (H, W, 3) uint8: (3, h, w) float32 in 0..255.

@@ -94,6 +94,7 @@ class ShardActor:
             lpips=lpips,
             judge=judge,
             containers=self.plan.containers,
+            gpu_share=float(ray.get_runtime_context().get_assigned_resources().get("GPU", 1.0)),
         )
         shared.attempts_actor.note_actor.remote(type(self).__name__)
 

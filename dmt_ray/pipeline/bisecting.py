@@ -19,9 +19,16 @@ class DeviceLostError(RuntimeError):
 
 
 def run_bisecting(
-    step: Callable[[Sequence[Input]], Sequence[Output]], batch: Sequence[Input]
+    step: Callable[[Sequence[Input]], Sequence[Output]],
+    batch: Sequence[Input],
+    note_out_of_memory: Callable[[int], object] = lambda count: None,
 ) -> list[Output | Exception]:
     """Run ``step`` on a batch; on failure cut the batch in half until each culprit stands alone.
+
+    Parameters:
+        step: makes an output of each input.
+        batch: the inputs.
+        note_out_of_memory: called with the length of each batch that did not fit into the memory.
 
     Returns one output or one exception per input, in order.
 
@@ -35,6 +42,8 @@ def run_bisecting(
     except Exception as error:
         if _is_device_lost(error):
             raise DeviceLostError(str(error)) from error
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            note_out_of_memory(len(batch))
         if len(batch) == 1:
             logger.warning("An image failed: %s: %s", type(error).__name__, error)
             return [error]
@@ -42,7 +51,8 @@ def run_bisecting(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     middle = len(batch) // 2
-    return run_bisecting(step, batch[:middle]) + run_bisecting(step, batch[middle:])
+    halves = (run_bisecting(step, half, note_out_of_memory) for half in (batch[:middle], batch[middle:]))
+    return [result for half in halves for result in half]
 
 
 def _is_device_lost(error: Exception) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 
@@ -23,11 +23,12 @@ from dmt_ray.jobs.job import Array, JobConfig
 from dmt_ray.jobs.judging import JudgeModel
 from dmt_ray.jobs.registry import job_of
 from dmt_ray.method.displacement import Displacement, Edit
-from dmt_ray.method.pictures import same_shaped
+from dmt_ray.method.pictures import BATCH, same_shaped
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.output.displacements import SavedDisplacement
 from dmt_ray.output.row import Row
 from dmt_ray.output.schema import rows_table
+from dmt_ray.pipeline.batch_size import BatchSize
 from dmt_ray.pipeline.bisecting import run_bisecting
 from dmt_ray.pipeline.devices import device_name
 from dmt_ray.pipeline.masks import MaskReader, decode_mask, working_mask
@@ -57,6 +58,7 @@ class ShardProcessor:
         lpips: what LPIPS to the input is measured with; None leaves it null.
         judge: what the judge is made from; None leaves verdicts null.
         containers: identities of the tables and archives that the plan was made of, by URI.
+        gpu_share: of the GPU that is the device; others may have the rest.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class ShardProcessor:
         lpips: Mapping[str, Array] | None = None,
         judge: JudgeModel | None = None,
         containers: Mapping[str, str] | None = None,
+        gpu_share: float = 1.0,
     ) -> None:
         self.device = device
         self.editor = make_editor(arrays, exemplars, config, device, lpips, judge)
@@ -83,6 +86,9 @@ class ShardProcessor:
         self._provenance = Provenance(config.job, self._job.digital_source_type, fingerprint, __version__)
         self._reader = InputReader(config.inputs.max_bytes, containers or {}, config.inputs.allow_uri)
         self._masks = MaskReader(self._job.masks(config), self._reader)
+        asked = config.compute.batch_size
+        self._traversal_batch = BatchSize(BATCH if asked == "auto" else asked, device)
+        self._batch = BatchSize(asked, device, gpu_share)
         self._threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="images")
 
     def traverse(
@@ -100,7 +106,7 @@ class ShardProcessor:
             accept_changed: photos that have changed since the plan was made are taken as they are now.
         """
         images: list[TraversedImage] = []
-        for batch in _batches(items, self.config.compute.batch_size):
+        for batch in _batches(items, self._traversal_batch.most()):
             loaded = list(self._threads.map(lambda item: self._load(item, accept_changed), batch))
             good = [each for each in loaded if each.picture is not None]
             started = time.perf_counter()
@@ -129,7 +135,7 @@ class ShardProcessor:
         """
         rows: dict[int, list[Row]] = {}
         shapes = [None if shape is None else tuple(shape) for shape in traversed["working_shape"].to_pylist()]
-        for places in same_shaped(shapes, self.config.compute.batch_size):
+        for places in self._batches_of(shapes):
             sources = [self._source(image, attempts) for image in from_table(traversed.take(places))]
             if self.config.output.traversal_only:
                 made = [self._displacement_rows(source) for source in sources]
@@ -137,6 +143,15 @@ class ShardProcessor:
                 made = self._picture_rows(sources)
             rows |= dict(zip(places, made, strict=True))
         return rows_table(vars(row) for place in range(len(shapes)) for row in rows[place])
+
+    def _batches_of(self, shapes: Sequence[tuple[int, ...] | None]) -> Iterator[list[int]]:
+        """Yield the places of all images in batches of one shape, each as large as fits when it is asked for."""
+        for places in same_shaped(shapes, max(1, len(shapes))):
+            shape, left = shapes[places[0]], places
+            while left:
+                most = BATCH if shape is None else self._batch.most(self.editor.bytes_per_image(*shape[-2:]))
+                yield left[:most]
+                left = left[most:]
 
     def _load(self, item: InputItem, accept_changed: bool) -> _Loaded:
         started = time.perf_counter()
@@ -165,7 +180,8 @@ class ShardProcessor:
         shapes = [None if each.picture is None else each.picture.shape for each in loaded]
         moved: dict[int, bytes | Exception] = {}
         for places in same_shaped(shapes, len(loaded)):
-            results = run_bisecting(self._traverse_batch, [loaded[place] for place in places])
+            batch = [loaded[place] for place in places]
+            results = run_bisecting(self._traverse_batch, batch, self._traversal_batch.note_out_of_memory)
             moved |= dict(zip(places, results, strict=True))
         return [moved[place] for place in range(len(loaded))]
 
@@ -215,7 +231,7 @@ class ShardProcessor:
         # Only now are the pictures as large as they are: one batch of them at a time.
         decoded = [source for source in self._threads.map(self._decode, sources) if source.rgb is not None]
         started = time.perf_counter()
-        results = run_bisecting(self._reconstruct_batch, decoded)
+        results = run_bisecting(self._reconstruct_batch, decoded, self._batch.note_out_of_memory)
         seconds = (time.perf_counter() - started) / max(1, len(decoded))
         list(self._threads.map(self._finish, decoded, results, [seconds] * len(decoded)))
         return [source.rows or error_rows(source.row, self.config) for source in sources]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from dmt_ray.config import ComputeConfig, OutputConfig, require, require_choice
+from dmt_ray.config import OutputConfig, require, require_choice
 from dmt_ray.method.networks.backbone import BACKBONES, BackboneName
 from dmt_ray.method.networks.layers import Convolution, tap_stride
 from dmt_ray.method.networks.vgg import vgg_layers
@@ -62,7 +62,7 @@ class PlanCommand:
     """L-BFGS iterations per step."""
     backbone: BackboneName = ModelConfig.backbone
     """Network whose features are moved."""
-    batch_size: int = ComputeConfig.batch_size
+    batch_size: int = 8
     """Images inverted side by side."""
     shard_size: int = OutputConfig.shard_size
     """Images per shard."""

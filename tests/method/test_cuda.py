@@ -22,6 +22,8 @@ from dmt_ray.method.networks.alexnet import ALEXNET_LAYERS
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.networks.layers import convolution_shapes
 from dmt_ray.method.settings import ModelConfig
+from dmt_ray.method.traversal import device_blocks
+from dmt_ray.method.traversal.manifold import Manifold
 from dmt_ray.method.traversal.solving import traverse_to_strengths
 from dmt_ray.method.traversal.witness import BorderedGram
 
@@ -111,6 +113,31 @@ def test_the_witness_moves_as_on_the_cpu():
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("some", [False, True])
+def test_features_move_alike_whether_they_lie_on_the_card_or_travel(some, monkeypatch):
+    """Many blocks, several times over, so that each page-locked buffer is used again while the card is busy."""
+    monkeypatch.setattr(device_blocks, "BLOCK_BYTES", 2**22)
+    random = np.random.default_rng(0)
+    arrays = {
+        **{"features": random.normal(size=(40, 60_000)).astype(np.float16), "gram": np.eye(40)},
+        **{"sources": np.array(20), "targets": np.array(20), "mean_0": np.zeros((1, 1, 1), np.float32)},
+        "deviation_0": np.ones((1, 1, 1), np.float32),
+    }
+    assert len(device_blocks.block_columns(arrays["features"])) > 4
+    x = torch.tensor(random.normal(size=(3, 60_000)), dtype=torch.float32)
+    r = torch.tensor(random.normal(size=(3, 41)))
+    if some:
+        r[:, 5:30] = 0
+    expected = Manifold(arrays, 1, CPU)
+    for resident in (True, False, None):
+        manifold = Manifold(arrays, 1, CUDA, resident=resident)
+        for _ in range(3):
+            moved = manifold.move(x.to(CUDA), r.to(CUDA)).cpu()
+            torch.testing.assert_close(moved, expected.move(x, r), rtol=1e-4, atol=1e-3)
+            cross = manifold.border(x.to(CUDA)).cross.cpu()
+            torch.testing.assert_close(cross, expected.border(x).cross, rtol=1e-6, atol=1e-6)
+
+
 def problem(network: FeatureNetwork, size: int, batch: int) -> tuple[PictureObjective, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     start, other = (255 * torch.rand(batch, 3, size, size, generator=generator).to(CUDA) for _ in range(2))
@@ -129,7 +156,7 @@ def test_an_inversion_takes_no_more_memory_than_the_formula_says(size, batch, pr
     objective, start = problem(network, size, batch)
     invert(objective, start, before=start, bounds=(0.0, 255.0), iterations=12)  # more than are remembered
     peak = torch.cuda.max_memory_allocated() - before
-    said = inversion_bytes(size, values_per_pixel("vgg16", ModelConfig.taps), half=precision == "bf16")
+    said = inversion_bytes(size**2, values_per_pixel("vgg16", ModelConfig.taps), half=precision == "bf16")
     share = peak / (batch * said)
     print(f"{size} px, {precision}: {peak / batch / 2**20:.1f} MiB an image, formula {said / 2**20:.1f}: {share:.2f}")
     assert share > 1 / 4

@@ -151,6 +151,9 @@ def test_what_does_not_fit_on_the_device_goes_through_in_smaller_batches(configu
     refused.clear()
     halved = processor.reconstruct(traversed, 1)
     assert set(refused) == ({4} if fits == 3 else {4, 2})
+    refused.clear()
+    processor.reconstruct(traversed, 1)
+    assert refused == []  # it remembers
     handle.remove()
     assert halved["status"].to_pylist() == ["ok"] * 4
     for one, other in zip(whole["image"].to_pylist(), halved["image"].to_pylist(), strict=True):

@@ -16,7 +16,7 @@ from dmt_ray.method.metrics.lpips import lpips_shapes
 from dmt_ray.method.networks.backbone import BACKBONES
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.settings import ModelConfig
-from dmt_ray.method.traversal import manifold
+from dmt_ray.method.traversal import device_blocks
 from dmt_ray.report import scaling_constants as known
 from dmt_ray.report.scaling import (
     BLOCK_BYTES,
@@ -76,7 +76,7 @@ def test_the_layers_of_lpips_are_those_that_it_has():
 
 def test_what_is_taken_over_from_elsewhere_is_still_so_there():
     assert PICTURE_THREADS == READER_THREADS
-    assert BLOCK_BYTES == manifold.BLOCK_BYTES
+    assert BLOCK_BYTES == device_blocks.BLOCK_BYTES
     stream = (ROOT / "dmt_ray/pipeline/stream.py").read_text(encoding="utf-8")
     assert "max_tasks_in_flight_per_actor=2" in stream
 

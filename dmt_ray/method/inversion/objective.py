@@ -24,7 +24,7 @@ FEATURE_SCALE = 100.0
 #: Fall of the preconditioner's spectrum where the search begins near the result, and where it begins from noise.
 _NEAR_POWER, _FAR_POWER = 0.5, 1.0
 #: Pairs in the quasi-Newton memory, likewise.
-_NEAR_HISTORY, _FAR_HISTORY = 10, 50
+NEAR_HISTORY, FAR_HISTORY = 10, 50
 
 
 class FeatureLoss(nn.Module):
@@ -211,7 +211,7 @@ def invert(
         upper=bounds[1],
         first_step=float(initial[0].numel()) ** 0.5,  # one 8-bit unit per pixel
         tolerance=1e-9 if far else 1e-6,
-        history=_FAR_HISTORY if far else _NEAR_HISTORY,
+        history=FAR_HISTORY if far else NEAR_HISTORY,
         precondition=SpectralPreconditioner(shape, power, colour=far and shape[0] == 3, device=initial.device),
     )
     planes = minimum.x.view_as(initial)

@@ -52,8 +52,10 @@ class FeatureNetwork(ConvStack):
         self.backbone = backbone
         self.taps = tuple(taps)
         self.device = device
+        self.dtype = resolve_precision(precision, device)
+        """Of weights and activations."""
         mean, std = self.mean, self.std
-        self.to(device, resolve_precision(precision, device))
+        self.to(device, self.dtype)
         self.mean, self.std = mean.to(device), std.to(device)  # pictures are scaled in their own precision
 
     def forward(self, images: Tensor, taps: Sequence[str] | None = None) -> list[Tensor]:

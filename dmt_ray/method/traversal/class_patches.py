@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dmt_ray.errors import ImageError
 from dmt_ray.method.traversal.balancing import exemplar_weights
-from dmt_ray.method.traversal.manifold import as_tensor
+from dmt_ray.method.traversal.device_blocks import as_tensor
 from dmt_ray.method.traversal.patches import (
     BankLayout,
     Grid,

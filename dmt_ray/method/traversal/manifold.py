@@ -7,34 +7,26 @@ turn a displacement back into features. It may lie in a memory-mapped file or in
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dmt_ray.method.memory import free_bytes
+from dmt_ray.method.traversal.device_blocks import DeviceBlocks, as_tensor, blocks
 from dmt_ray.method.traversal.shrinkage import pooled_f_ratio, squared_differences
 from dmt_ray.method.traversal.witness import BorderedGram
 
-#: Bytes of F that are in memory as float64 at a time.
-BLOCK_BYTES = 2**28
 #: A deviation below this share of the layer's mean deviation is raised to it: units that are almost dead among the
 #: exemplars would otherwise throw an image that does excite them far off the manifold.
 DEVIATION_FLOOR = 0.1
 
+#: Share of a CUDA device's free memory that F may take there.
+RESIDENT_SHARE = 0.25
+
 #: Makes room for an array of a shape and a dtype, in memory or in a file.
 Allocate = Callable[[tuple[int, ...], type[np.generic]], np.ndarray]
-
-
-def as_tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    """Return an array as a tensor on ``device``; on the CPU it shares the array's (possibly read-only) memory.
-
-    Nothing in this package writes to such a tensor, so PyTorch's warning about read-only arrays does not apply.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array).to(device)
 
 
 def standardisation(features: np.ndarray, standardise: str) -> tuple[np.ndarray, np.ndarray]:
@@ -168,14 +160,6 @@ def floored(deviation: np.ndarray) -> np.ndarray:
     return raised
 
 
-def blocks(features: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield F (K, D) in blocks of columns that take at most ``BLOCK_BYTES`` as float64."""
-    width = max(1, BLOCK_BYTES // (8 * max(1, len(features))))
-    for begin in range(0, features.shape[1], width):
-        columns = slice(begin, begin + width)
-        yield columns, features[:, columns]
-
-
 def gram_matrix(features: np.ndarray, device: torch.device) -> Tensor:
     """Return F F^T (K, K) float64 of F (K, D)."""
     gram = torch.zeros((len(features), len(features)), dtype=torch.float64, device=device)
@@ -191,12 +175,20 @@ class Manifold:
     Parameters:
         arrays: what ``ManifoldBuilder.finish`` returned; may be read-only views of shared memory or of a file.
         taps: number of taps.
-        device: where to compute; F stays where it is and travels in blocks.
+        device: where to compute.
+        resident: copy F to the device once; otherwise it stays where it is and travels in blocks. None copies it to a
+            CUDA device of whose free memory it takes no more than ``RESIDENT_SHARE``.
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], taps: int, device: torch.device) -> None:
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], taps: int, device: torch.device, resident: bool | None = None
+    ) -> None:
         self.device = device
         self.features = arrays.get("features", np.empty((0, 0), np.float16))  # a bank of patches has none
+        if resident is None:
+            free = free_bytes(device)
+            resident = free is not None and self.features.nbytes <= RESIDENT_SHARE * free
+        self._blocks = DeviceBlocks(self.features, device, resident=resident)
         self.sources = int(arrays["sources"])
         self.targets = int(arrays["targets"])
         self.shared = as_tensor(arrays.get("gram", np.empty((0, 0))), device)
@@ -225,9 +217,9 @@ class Manifold:
         """Return the Gram matrices that standardised images x (B, D) make with the exemplars."""
         cross = torch.zeros((len(x), len(self.features)), dtype=torch.float64, device=self.device)
         own = torch.zeros(len(x), dtype=torch.float64, device=self.device)
-        for columns, block in blocks(self.features):
+        for columns, block in self._blocks:
             part = x[:, columns].double()
-            cross += part @ as_tensor(block, self.device).double().T
+            cross += part @ block.double().T
             own += part.square().sum(1)
         return BorderedGram(self.shared, cross, own, self.sources, self.targets, self.weights)
 
@@ -235,10 +227,10 @@ class Manifold:
         """Return z = F^T (e_x + r) (B, D) of standardised images x (B, D) and displacements r (B, K + 1)."""
         z = x * (1 + r[:, -1:].float())
         weights = r[:, :-1].float()
-        used = weights.ne(0).any(0).nonzero().squeeze(1).cpu().numpy()  # with few neighbours most rows are not
-        if len(used) < len(self.features):
-            weights = weights[:, torch.from_numpy(used).to(weights.device)]
-        for columns, block in blocks(self.features):
-            rows = block if len(used) == len(self.features) else block[used]
-            z[:, columns] += weights @ as_tensor(rows, self.device).float()
+        used = weights.ne(0).any(0).nonzero().squeeze(1)  # with few neighbours most rows are not
+        some = len(used) < len(self.features)
+        if some:
+            weights = weights[:, used]
+        for columns, block in self._blocks.of_rows(used) if some else self._blocks:
+            z[:, columns] += weights @ block.float()
         return z

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmt_ray.method.traversal.manifold import as_tensor, standardisation
+from dmt_ray.method.traversal.device_blocks import as_tensor
+from dmt_ray.method.traversal.manifold import standardisation
 from dmt_ray.method.traversal.patches import (
     BankLayout,
     coarseness,

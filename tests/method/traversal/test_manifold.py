@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmt_ray.method.traversal import manifold as module
+from dmt_ray.method.traversal import device_blocks as module
 from dmt_ray.method.traversal.manifold import Manifold, ManifoldBuilder, standardisation
 
 CPU = torch.device("cpu")
@@ -93,6 +93,18 @@ def test_moving_by_few_exemplars_equals_moving_by_all() -> None:
     r[0, [1, 7]] = torch.tensor([-0.4, 0.6], dtype=torch.float64)
     features = torch.tensor(manifold.features).float()
     torch.testing.assert_close(manifold.move(x, r), x - 0.4 * features[1] + 0.6 * features[7], rtol=1e-4, atol=1e-4)
+
+
+def test_features_that_are_kept_on_the_device_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK_BYTES", 37 * 9 * 8)
+    arrays = build("channel", maps(0, 5), maps(1, 4))
+    kept, travelling = (Manifold(arrays, 3, CPU, resident=resident) for resident in (True, False))
+    x = kept.standardise([torch.tensor(tap).float() for tap in maps(2, 2)])
+    assert torch.equal(kept.border(x).cross, travelling.border(x).cross)
+    r = torch.randn(2, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(kept.move(x, r), travelling.move(x, r))
+    r[:, 2:7] = 0  # few neighbours
+    assert torch.equal(kept.move(x, r), travelling.move(x, r))
 
 
 @pytest.mark.parametrize("standardise", ["channel", "none"])
