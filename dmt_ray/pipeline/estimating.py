@@ -18,6 +18,7 @@ from dmt_ray.jobs.exemplars import ExemplarSets, learn_exemplars
 from dmt_ray.jobs.job import ExemplarList
 from dmt_ray.jobs.learning import usable_device
 from dmt_ray.method.memory import inversion_bytes, values_per_pixel
+from dmt_ray.method.pictures import BATCH
 from dmt_ray.output.displacements import SavedDisplacement, saved_displacements
 from dmt_ray.pipeline.prepare import PreparedRun
 from dmt_ray.pipeline.resources import PoolPlan, plan_pools
@@ -246,7 +247,9 @@ def _size(value: Any) -> int:
 
 
 def _batch(run: PreparedRun) -> int:
-    return run.config.compute.batch_size
+    """Return how many photos an actor inverts side by side; as many as on the CPU where the GPU decides."""
+    asked = run.config.compute.batch_size
+    return BATCH if asked == "auto" else asked
 
 
 def _each(run: PreparedRun) -> float:
