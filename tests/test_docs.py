@@ -31,7 +31,7 @@ for command in (PlanCommand, ExportOptions):
     OTHERS |= {field.name.replace("_", "-") for field in dataclasses.fields(command)}
 FOREIGN = OTHERS | {"data", "sheet", "address", "working-dir", "help", "from-env-file", "build-arg", "config"}
 FOREIGN |= {"num-gpus"}
-FOREIGN |= {"preset", "help-all", "version", "no-lpips"}
+FOREIGN |= {"preset", "help-all", "version", "no-lpips", "no-progress"}
 FOREIGN |= {"docker-server", "docker-username", "docker-password"}
 
 

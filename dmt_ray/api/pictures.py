@@ -47,7 +47,8 @@ def encoded(picture: bytes | Image.Image | npt.NDArray[np.uint8]) -> bytes:
         raise ImageError(
             "unsupported", f"A PIL image of mode {picture.mode} is not taken; convert it first: image.convert('RGB')."
         )
-    beside = {"icc_profile": picture.info.get("icc_profile"), "exif": picture.getexif().tobytes()}
+    exif = picture.getexif()
+    beside = {"icc_profile": picture.info.get("icc_profile"), "exif": exif.tobytes() if exif else None}
     kept = {name: value for name, value in beside.items() if value}
     buffer = io.BytesIO()
     if picture.mode == "CMYK":

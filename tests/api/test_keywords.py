@@ -1,8 +1,12 @@
 """The API's keywords are the jobs' options: every name, every type; what is wrong with one is told by its name."""
 
+import ast
+import inspect
+import re
 import types
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +73,35 @@ def test_what_fit_decides_is_no_keyword_of_an_edit():
         assert edit < load < fit
         assert not decided & load
         assert "strength" not in edit
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/python.md"])
+def test_the_documents_call_what_there_is(document):
+    """Every Python block is Python, names what dmt_ray has, and calls models with keywords that they take."""
+    text = (Path(__file__).parents[2] / document).read_text(encoding="utf-8")
+    calls = 0
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "dmt_ray":
+                assert hasattr(dmt_ray, node.attr), node.attr
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _CALLED:
+                calls += 1
+                given = {keyword.arg for keyword in node.keywords}
+                assert given <= _CALLED[node.func.attr], ast.unparse(node)
+    assert calls >= 5
+
+
+_CALLED = {
+    name: {
+        keyword
+        for model, typed in ((dmt_ray.Colorizer, "Colorizer"), (dmt_ray.Transformer, "Transformer"))
+        for keyword in (
+            *inspect.signature(getattr(model, name)).parameters,
+            *typing.get_type_hints(getattr(kw, typed + ending)),
+        )
+    }
+    for name, ending in (("fit", "Fit"), ("load", "Load"), ("edit", "Edit"), ("path", "Edit"), ("for_ray", "Edit"))
+} | {"of": {*option_types(ColorizeConfig), *option_types(TransformConfig)}}
 
 
 def test_keywords_that_are_not_there_are_named():
