@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Literal
 
 import torch
@@ -35,9 +36,22 @@ class BatchSize:
         self._share = min(1.0, gpu_share)
         self._limit = MOST if asked == "auto" else asked
 
-    def most(self, each: float = 0.0) -> int:
-        """Return how many images to take at once, at least 1, each of which takes so many bytes of device memory."""
-        return min(self._limit, self._fitting(each)) if self._asked == "auto" else self._limit
+    def most(self, each: float = 0.0, waiting: int = MOST) -> int:
+        """Return how many images to take at once, at least 1.
+
+        Parameters:
+            each: bytes of device memory that an image takes.
+            waiting: images that there are. ``auto`` makes two batches of more than ``BATCH``, so that the pictures of
+                one are decoded and encoded while the device works on the other.
+        """
+        if self._asked != "auto":
+            return self._limit
+        return min(self._limit, self._fitting(each), max(BATCH, math.ceil(waiting / 2)))
+
+    @property
+    def limit(self) -> int:
+        """No more images than this are taken, whatever memory is free."""
+        return self._limit
 
     def note_out_of_memory(self, count: int) -> None:
         """Remember that so many images did not fit; no more than half of them are tried from now on."""

@@ -6,12 +6,15 @@ alone; the same cut lets a batch that does not fit into memory go through in sma
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +35,7 @@ from dmt_ray.pipeline.batch_size import BatchSize
 from dmt_ray.pipeline.bisecting import run_bisecting
 from dmt_ray.pipeline.devices import device_name
 from dmt_ray.pipeline.masks import MaskReader, decode_mask, working_mask
+from dmt_ray.pipeline.overlapping import Finishing, prepared
 from dmt_ray.pipeline.traversed import TraversedImage, from_table, to_table
 from dmt_ray.storage.deep_images import DEEP_FORMATS, decode_image16
 from dmt_ray.storage.files import masked
@@ -42,6 +46,8 @@ from dmt_ray.storage.metadata import Beside, Metadata, beside_pixels, read_metad
 from dmt_ray.storage.provenance import Provenance
 
 logger = logging.getLogger(__name__)
+
+Part = TypeVar("Part")
 
 
 class ShardProcessor:
@@ -59,6 +65,8 @@ class ShardProcessor:
         judge: what the judge is made from; None leaves verdicts null.
         containers: identities of the tables and archives that the plan was made of, by URI.
         gpu_share: of the GPU that is the device; others may have the rest.
+        overlap: read, decode and encode pictures while the device works on those of another batch. None does so where
+            the device is not the CPU, whose cores have enough to do.
     """
 
     def __init__(
@@ -75,6 +83,7 @@ class ShardProcessor:
         judge: JudgeModel | None = None,
         containers: Mapping[str, str] | None = None,
         gpu_share: float = 1.0,
+        overlap: bool | None = None,
     ) -> None:
         self.device = device
         self.editor = make_editor(arrays, exemplars, config, device, lpips, judge)
@@ -86,6 +95,7 @@ class ShardProcessor:
         self._provenance = Provenance(config.job, self._job.digital_source_type, fingerprint, __version__)
         self._reader = InputReader(config.inputs.max_bytes, containers or {}, config.inputs.allow_uri)
         self._masks = MaskReader(self._job.masks(config), self._reader)
+        self._overlap = device != "cpu" if overlap is None else overlap
         asked = config.compute.batch_size
         self._traversal_batch = BatchSize(BATCH if asked == "auto" else asked, device)
         self._batch = BatchSize(asked, device, gpu_share)
@@ -106,8 +116,9 @@ class ShardProcessor:
             accept_changed: photos that have changed since the plan was made are taken as they are now.
         """
         images: list[TraversedImage] = []
-        for batch in _batches(items, self._traversal_batch.most()):
-            loaded = list(self._threads.map(lambda item: self._load(item, accept_changed), batch))
+        batches = _batches(items, self._traversal_batch.most())
+        load = functools.partial(self._load, accept_changed=accept_changed)
+        for loaded in prepared(self._threads, batches, load, ahead=self._overlap):
             good = [each for each in loaded if each.picture is not None]
             started = time.perf_counter()
             if saved is None:
@@ -133,23 +144,40 @@ class ShardProcessor:
             traversed: a table of ``TRAVERSED_SCHEMA``.
             attempts: how often the shard was begun, this time included.
         """
-        rows: dict[int, list[Row]] = {}
         shapes = [None if shape is None else tuple(shape) for shape in traversed["working_shape"].to_pylist()]
-        for places in self._batches_of(shapes):
-            sources = [self._source(image, attempts) for image in from_table(traversed.take(places))]
-            if self.config.output.traversal_only:
-                made = [self._displacement_rows(source) for source in sources]
-            else:
-                made = self._picture_rows(sources)
-            rows |= dict(zip(places, made, strict=True))
-        return rows_table(vars(row) for place in range(len(shapes)) for row in rows[place])
+        begun: dict[int, _Source] = {}
+
+        def batches() -> Iterator[list[_Source]]:
+            for places in self._batches_of(shapes):
+                sources = [self._source(image, attempts) for image in from_table(traversed.take(places))]
+                begun.update(zip(places, sources, strict=True))
+                yield sources
+
+        self._make_rows(batches())
+        sources = (begun[place] for place in range(len(shapes)))
+        rows = (source.rows or error_rows(source.row, self.config) for source in sources)
+        return rows_table(vars(row) for each in rows for row in each)
+
+    def _make_rows(self, batches: Iterator[list[_Source]]) -> None:
+        """Make the rows of all images that can be done."""
+        if self.config.output.traversal_only:
+            for source in itertools.chain.from_iterable(batches):
+                source.rows = self._displacement_rows(source)
+            return
+        # Pictures are as large as they are in three batches at most: decoded, on the device, and being encoded.
+        finishing = Finishing(self._threads, behind=self._overlap)
+        for sources in prepared(self._threads, batches, self._decode, ahead=self._overlap):
+            finishing.add(self._inverted([source for source in sources if source.rgb is not None]))
+        finishing.wait()
 
     def _batches_of(self, shapes: Sequence[tuple[int, ...] | None]) -> Iterator[list[int]]:
         """Yield the places of all images in batches of one shape, each as large as fits when it is asked for."""
         for places in same_shaped(shapes, max(1, len(shapes))):
             shape, left = shapes[places[0]], places
             while left:
-                most = BATCH if shape is None else self._batch.most(self.editor.bytes_per_image(*shape[-2:]))
+                most = BATCH
+                if shape is not None:
+                    most = self._batch.most(self.editor.bytes_per_image(*shape[-2:]), len(places))
                 yield left[:most]
                 left = left[most:]
 
@@ -227,14 +255,16 @@ class ShardProcessor:
             for step, figures in enumerate(steps)
         ]
 
-    def _picture_rows(self, sources: Sequence[_Source]) -> list[list[Row]]:
-        # Only now are the pictures as large as they are: one batch of them at a time.
-        decoded = [source for source in self._threads.map(self._decode, sources) if source.rgb is not None]
-        started = time.perf_counter()
-        results = run_bisecting(self._reconstruct_batch, decoded, self._batch.note_out_of_memory)
-        seconds = (time.perf_counter() - started) / max(1, len(decoded))
-        list(self._threads.map(self._finish, decoded, results, [seconds] * len(decoded)))
-        return [source.rows or error_rows(source.row, self.config) for source in sources]
+    def _inverted(self, decoded: Sequence[_Source]) -> list[Callable[[], None]]:
+        """Invert a batch, in parts where less has been found to fit; return what makes the rows of each image."""
+        calls: list[Callable[[], None]] = []
+        for part in _batches(decoded, self._batch.limit):
+            started = time.perf_counter()
+            results = run_bisecting(self._reconstruct_batch, part, self._batch.note_out_of_memory)
+            seconds = (time.perf_counter() - started) / len(part)
+            for source, result in zip(part, results, strict=True):
+                calls.append(functools.partial(self._finish, source, result, seconds))
+        return calls
 
     def _decode(self, source: _Source) -> _Source:
         if source.data is None or source.displacement is None:
@@ -274,7 +304,7 @@ class ShardProcessor:
             source.row = replace(source.row, seconds_reconstruct=seconds)
             source.fail(error)
         finally:
-            source.rgb = source.mask = None
+            source.rgb = source.mask = source.data = source.mask_data = None
 
     def _deepen(self, source: _Source) -> None:
         """Take the photo with all its bits where results of 16 bits are asked for; the method saw 8 of them."""
@@ -408,5 +438,5 @@ def _checked(saved: SavedDisplacement, input_sha256: str | None) -> bytes | Exce
     return saved.data or ImageError("bad-displacement", "The run of traversals saved no displacement for this image.")
 
 
-def _batches(items: Sequence[InputItem], size: int) -> list[Sequence[InputItem]]:
+def _batches(items: Sequence[Part], size: int) -> list[Sequence[Part]]:
     return [items[start : start + size] for start in range(0, len(items), size)]

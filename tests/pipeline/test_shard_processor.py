@@ -45,7 +45,7 @@ def test_guarded_halves_what_does_not_fit():
     assert run_bisecting(step, list(range(7))) == list(range(7))
 
 
-def bench_of(config):
+def bench_of(config, **options):
     run = prepare_run(config)
     exemplars, learned = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu")
     assert learned.skipped == []
@@ -57,6 +57,7 @@ def bench_of(config):
         weights_label=run.weights_label,
         fingerprint=run.fingerprint,
         worker="here:1",
+        **options,
     )
     return run, processor
 
@@ -176,6 +177,18 @@ def test_an_image_that_does_not_fit_alone_costs_its_own_row(configure):
     assert [row["error_type"] for row in rows] == [None, "OutOfMemoryError", None, None]
     assert "Tried to allocate" in rows[1]["error"]
     assert calls == [4, 2, 1, 1, 2, 1, 1]
+
+
+def test_overlapping_changes_no_row(configure):
+    options = {"batch_size": 2, "strength": (1.0, 2.0), "image_format": "jpeg"}
+    run, plain = bench_of(configure(**options), overlap=False)
+    _, overlapping = bench_of(configure(**options), overlap=True)
+    one, other = (rows_of(processor, run) for processor in (plain, overlapping))
+    assert len(one) == 6
+    for row in (*one.values(), *other.values()):
+        for stage in ("read", "traverse", "reconstruct"):
+            del row[f"seconds_{stage}"]
+    assert one == other
 
 
 def rows_of(processor, run):
