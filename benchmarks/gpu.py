@@ -25,12 +25,16 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from dmt_ray.method.class_manifold import build_manifold
 from dmt_ray.method.inversion.objective import PictureObjective, invert
 from dmt_ray.method.inversion.starting import ChromaHold
 from dmt_ray.method.memory import inversion_bytes, values_per_pixel
+from dmt_ray.method.metrics.lpips import lpips_shapes
 from dmt_ray.method.networks.backbone import BACKBONES
 from dmt_ray.method.networks.feature_network import FeatureNetwork
-from dmt_ray.method.settings import ModelConfig, TransformInversionConfig
+from dmt_ray.method.settings import ModelConfig, TransformerSettings, TransformInversionConfig
+from dmt_ray.method.transformer import Transformer
+from dmt_ray.method.traversal.selection import ImageIdentity
 
 MIB = 2**20
 PRECISIONS = ("bf16", "tf32", "fp32")
@@ -209,6 +213,36 @@ def host_reads(network: FeatureNetwork, size: int) -> str:
     return f"waits of the host per iteration: {sum(more.values()):.2f} ({listed or 'none'})"
 
 
+def stages(network: FeatureNetwork, size: int, batch: int, exemplars: int) -> Iterator[str]:
+    """Yield how long each stage of the transform job's editor takes, LPIPS to the input included."""
+    random = np.random.default_rng(0)
+
+    def photos(seed: int, count: int) -> list[tuple[np.ndarray, ImageIdentity]]:
+        planes = pictures(count, size, torch.device("cpu"), seed).permute(0, 2, 3, 1).to(torch.uint8).numpy()
+        return [(rgb, ImageIdentity()) for rgb in planes]
+
+    settings = TransformerSettings(size)
+    sets = [photos(1, exemplars // 2), photos(2, exemplars - exemplars // 2), []]
+    made: list[dict[str, np.ndarray]] = []
+    spent = seconds(network.device, lambda: made.append(build_manifold(network, sets, exemplars, settings)))
+    yield f"learning from {exemplars} exemplars: {1e3 * spent / exemplars:.2f} ms an exemplar"
+    lpips = {
+        name: np.abs(random.standard_normal(shape, np.float32)) * np.float32(np.sqrt(2 / np.prod(shape[1:])))
+        for name, shape in lpips_shapes("vgg16").items()
+    }
+    editor = Transformer(network, made[0], settings, lpips)
+    inputs = np.stack([editor.working(rgb) for rgb, _ in photos(3, batch)])
+    identities = [ImageIdentity()] * batch
+    moved = editor.traverse(inputs, identities)  # the first call allocates
+    spent = seconds(network.device, lambda: editor.traverse(inputs, identities), 3)
+    yield f"traversal: {1e3 * spent / batch:.2f} ms an image"
+    masks = [None] * batch
+    editor.reconstruct(inputs, moved, masks)
+    spent = seconds(network.device, lambda: editor.reconstruct(inputs, moved, masks), 3)
+    iterations = settings.inversion.iterations
+    yield f"reconstruction, {iterations} iterations, LPIPS: {1e3 * spent / batch:.2f} ms an image"
+
+
 def profile(network: FeatureNetwork, size: int, batch: int) -> str:
     """Return the kernels and operators that an inversion spends most time in."""
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -345,6 +379,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=150.0, help="after which no further line is begun")
     parser.add_argument("--product", type=int, default=8192 if cuda else 512, help="side of the matrix product")
     parser.add_argument("--weights", default="random", help="random, or what the jobs' --weights takes")
+    parser.add_argument("--stages", nargs=2, type=int, metavar=("PX", "BATCH"), help="time the editor's stages, too")
     parser.add_argument("--profile", nargs=2, type=int, metavar=("PX", "BATCH"), help="where time goes, at the end")
     parser.add_argument("--data", help="ignored: `make bench` gives it to every benchmark")
     return parser.parse_args()
@@ -374,11 +409,15 @@ def main() -> int:
     print(HEAD)
     for line in bench.best():
         print(line.text(ceiling), flush=True)
-    if options.profile:
-        arrays = weights_of(options.backbones[0], options.weights)
-        precision = options.precisions[0]
-        with tf32(precision == "tf32"):
-            network = bench.network(options.backbones[0], precision, arrays)
+    arrays = weights_of(options.backbones[0], options.weights)
+    precision = options.precisions[0]
+    with tf32(precision == "tf32"):
+        network = bench.network(options.backbones[0], precision, arrays)
+        if options.stages:
+            print(f"\nThe editor's stages, {precision}, {options.stages[0]} px, {options.stages[1]} images at once:")
+            for sentence in stages(network, *options.stages, exemplars=200 if device.type == "cuda" else 8):
+                print(sentence, flush=True)
+        if options.profile:
             print(profile(network, *options.profile), flush=True)
     return 0
 
