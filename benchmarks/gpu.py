@@ -414,8 +414,9 @@ def main() -> int:
     with tf32(precision == "tf32"):
         network = bench.network(options.backbones[0], precision, arrays)
         if options.stages:
-            print(f"\nThe editor's stages, {precision}, {options.stages[0]} px, {options.stages[1]} images at once:")
-            for sentence in stages(network, *options.stages, exemplars=200 if device.type == "cuda" else 8):
+            size, batch = options.stages
+            print(f"\nThe editor's stages, {precision}, {size} px, {batch} images at once:")
+            for sentence in stages(network, size, batch, 200 if device.type == "cuda" else 8):
                 print(sentence, flush=True)
         if options.profile:
             print(profile(network, *options.profile), flush=True)
