@@ -116,7 +116,7 @@ class ShardProcessor:
             accept_changed: photos that have changed since the plan was made are taken as they are now.
         """
         images: list[TraversedImage] = []
-        batches = _batches(items, self._traversal_batch.most())
+        batches = _batches(items, self._traversal_batch.limit)
         load = functools.partial(self._load, accept_changed=accept_changed)
         for loaded in prepared(self._threads, batches, load, ahead=self._overlap):
             good = [each for each in loaded if each.picture is not None]
@@ -177,7 +177,8 @@ class ShardProcessor:
             while left:
                 most = BATCH
                 if shape is not None:
-                    most = self._batch.most(self.editor.bytes_per_image(*shape[-2:]), len(places))
+                    height, width = shape[-2:]
+                    most = self._batch.most(height * width, self.editor.bytes_per_image(height, width))
                 yield left[:most]
                 left = left[most:]
 

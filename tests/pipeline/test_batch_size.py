@@ -45,20 +45,20 @@ def test_a_share_of_a_gpu_is_not_exceeded():
 
 
 def test_on_the_cpu_it_is_eight_and_a_number_is_a_number():
-    assert BatchSize("auto", "cpu").most(1e12) == 8
-    assert BatchSize(3, "cpu").most(1e12) == 3
+    assert BatchSize("auto", "cpu").most(64**2, 1e12) == 8
+    assert BatchSize(3, "cpu").most(64**2, 1e12) == BatchSize(3, "cpu").limit == 3
 
 
 @pytest.mark.parametrize("asked", [16, "auto"])
 def test_what_did_not_fit_is_remembered(asked):
     size = BatchSize(asked, "cpu")
     size.note_out_of_memory(8)
-    assert size.most() == 4
+    assert size.most(64**2, 1.0) == 4
     size.note_out_of_memory(16)  # of a batch that was begun before
-    assert size.most() == 4
+    assert size.most(64**2, 1.0) == 4
     for _ in range(5):
-        size.note_out_of_memory(size.most())
-    assert size.most() == 1
+        size.note_out_of_memory(size.most(64**2, 1.0))
+    assert size.most(64**2, 1.0) == size.limit == 1
 
 
 @pytest.mark.gpu
@@ -83,7 +83,6 @@ def test_a_real_card_that_is_full_halves_the_batch_and_is_remembered():
         torch.cuda.empty_cache()
     assert results == [2.0 * 2**23] * 16
     assert seen[0] == 16
-    assert size.most(2.0**26, 2 * MOST) <= max(1, min(count for count in seen if count > 1))
-    assert BatchSize("auto", "cuda:0").most(2.0**20, 2 * MOST) == MOST
-    assert BatchSize("auto", "cuda:0").most(2.0**20, 31) == 16
-    assert BatchSize("auto", "cuda:0").most(2.0**20, 9) == 8
+    assert size.most(32**2, 2.0**26) <= max(1, min(count for count in seen if count > 1))
+    assert BatchSize("auto", "cuda:0").most(32**2, 2.0**20) == MOST
+    assert BatchSize("auto", "cuda:0").most(512**2, 2.0**20) == 16
