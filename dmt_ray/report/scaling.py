@@ -62,7 +62,7 @@ class PlanCommand:
     """L-BFGS iterations per step."""
     backbone: BackboneName = ModelConfig.backbone
     """Network whose features are moved."""
-    batch_size: int = 8
+    batch_size: int = 32
     """Images inverted side by side."""
     shard_size: int = OutputConfig.shard_size
     """Images per shard."""
@@ -175,7 +175,8 @@ def estimate(plan: PlanCommand, traversal_gpus: int, reconstruction_gpus: int) -
     forward = forward_flops(BACKBONES[plan.backbone].layers, plan.size)
     gradients = plan.iterations * known.EVALUATIONS.value * known.GRADIENT_FORWARDS.value * forward
     lpips = 2 * forward_flops(LPIPS_LAYERS, plan.size)
-    copy = matrix / (plan.copy_rate * 1e9) / plan.batch_size
+    resident = matrix <= known.RESIDENT_SHARE * card.memory_gb * 1e9
+    copy = 0.0 if resident else matrix / (plan.copy_rate * 1e9) / plan.batch_size
     threads = min(PICTURE_THREADS, plan.cores_per_gpu)
     pictures = plan.pixels / 1e6 * known.PICTURE_SECONDS.value
     reconstruction = {

@@ -97,8 +97,14 @@ SHARD_SECONDS = Constant(
 )
 PROCESS_BYTES = Constant(0.7e9, "bytes", "Python, torch and the network", "docs/memory.md", measured=True)
 UTILISATION = Constant(
-    0.30, "", "share of a card's matrix rate that the network reaches", "an assumption", measured=False
+    0.14,
+    "",
+    "share of a card's matrix rate that an inversion reaches",
+    "benchmarks/gpu.py, 224 px, 32 images at once, one H200",
+    measured=True,
 )
+#: Share of a card's memory that the features of the exemplars may take there; what takes more is copied every time.
+RESIDENT_SHARE = 0.25
 COPY_BYTES = Constant(
     10e9, "bytes/s", "copying features from a node's memory to its card", "an assumption", measured=False
 )

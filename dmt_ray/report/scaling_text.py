@@ -37,7 +37,7 @@ def plan_sentences(
     pools = f"{traversal_gpus or 'shared'} for the traversal, {reconstruction_gpus} for the reconstruction"
     results = "1 result" if plan.steps == 1 else f"{plan.steps} results"
     yield f"{plan.images:,} images at {plan.size} px, {results} each, on {plan.gpus} x {plan.gpu} ({pools})."
-    yield "No figure of a GPU has been measured: times come from counted operations and an assumed utilisation."
+    yield "Times come from counted operations and the utilisation that was measured on one card, an H200."
     yield ""
     yield f"Time: {hours_text(hours)} at {found.rate:,.0f} images/s."
     yield f"  reconstruction, an image on one GPU: {_parts(found.reconstruction)}"
