@@ -159,7 +159,6 @@ def test_more_of_anything_takes_longer():
     rate = _estimate(**few).rate
     changes = (
         {"size": 512},
-        {"exemplars": 400},
         {"steps": 2},
         {"iterations": 40},
         {"megapixels": 9.0},
@@ -188,7 +187,7 @@ def test_what_the_command_prints(capsys):
     assert f"{64 * 2.5 / found.rate / 3.6:.4f} per thousand" in text
     assert "Shards: 312,500 of 32 images" in text
     assert re.search(r"--shard-size \d+ makes", text)
-    assert "--traversal-actors 21 would make it" in text
+    assert "--traversal-actors 2 would make it" in text
     for each in known.CONSTANTS:
         assert f"{'measured' if each.measured else 'not measured'}: {each.source})" in text
 
