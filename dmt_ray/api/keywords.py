@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict, get_type_hints
+from typing import Any, Literal, TypedDict, get_type_hints
 
 from dmt_ray.config import ImageFormat, MetadataChoice, PathFormat, Resolution
 from dmt_ray.jobs.job import JobConfig
@@ -30,7 +30,7 @@ class EditKeywords(TypedDict, total=False):
     save_path: int
     path_format: PathFormat
     lpips: bool
-    batch_size: int
+    batch_size: int | Literal["auto"]
     allow_cpu_fallback: bool
 
 

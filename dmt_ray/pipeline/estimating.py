@@ -255,7 +255,7 @@ def _batch(run: PreparedRun) -> int:
 def _each(run: PreparedRun) -> float:
     """Return the bytes that the inversion of one more photo takes."""
     model = run.config.model
-    return inversion_bytes(model.size, values_per_pixel(model.backbone, model.taps))
+    return inversion_bytes(model.size**2, values_per_pixel(model.backbone, model.taps))
 
 
 def _actor_bytes(run: PreparedRun) -> float:
