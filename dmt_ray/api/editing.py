@@ -76,7 +76,9 @@ class EditedPhoto:
         files.write_atomic(files.absolute(place), self.data)
 
 
-def make_processor(model: LearnedModel, config: JobConfig, device: str, worker: str) -> ShardProcessor:
+def make_processor(
+    model: LearnedModel, config: JobConfig, device: str, worker: str, gpu_share: float = 1.0
+) -> ShardProcessor:
     """Load a model on a device.
 
     Parameters:
@@ -84,6 +86,7 @@ def make_processor(model: LearnedModel, config: JobConfig, device: str, worker: 
         config: the options of the edits.
         device: torch device, such as ``cuda:0``.
         worker: names this process in logs.
+        gpu_share: of the GPU that is the device; others may have the rest.
     """
     settings = deciding_settings(config, model.weights.sha256, model.sets, None, model.judge)
     return ShardProcessor(
@@ -96,6 +99,7 @@ def make_processor(model: LearnedModel, config: JobConfig, device: str, worker: 
         worker=worker,
         lpips=load_lpips().arrays if config.output.lpips else None,
         judge=model.judge,
+        gpu_share=gpu_share,
     )
 
 

@@ -11,11 +11,10 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from dmt_ray.api.editing import EditedPhoto, edit_rows, edited, make_processor
 from dmt_ray.api.keywords import checked
-from dmt_ray.api.pictures import Picture, as_items, is_place
+from dmt_ray.api.pictures import Picture, as_items
 from dmt_ray.errors import ImageError, SettingsError
 from dmt_ray.jobs.exemplar_sets import draw, list_place, naming_option
 from dmt_ray.jobs.exemplars import list_exemplars
@@ -26,9 +25,7 @@ from dmt_ray.storage import files
 from dmt_ray.storage.inputs.listing import InputItem
 
 #: Exemplars: one place, that is a folder, glob, list file, table or archive at a path or URI; or pictures one by one.
-Exemplars: TypeAlias = (
-    str | os.PathLike[str] | Sequence[str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]]
-)
+Exemplars: TypeAlias = str | os.PathLike[str] | Sequence[Picture] | npt.NDArray[np.uint8]
 
 #: Stands in the options where a run would name a place.
 IN_MEMORY = "memory"
@@ -172,7 +169,9 @@ def _learn_pictures(config: JobConfig, sets: Mapping[str, Exemplars], device: st
     option = "exemplar_limit" if config.has_option("exemplar_limit") else "reference_limit"
     with ExitStack() as opened:
         listed = {
-            name: _list_pictures(name, found, opened) if not is_place(found) else _list_place(name, config)
+            name: _list_place(name, config)
+            if isinstance(found, str | os.PathLike)
+            else _list_pictures(name, found, opened)
             for name, found in sets.items()
         }
         drawn = {name: draw(found, config.option(option), config.inputs.seed) for name, found in listed.items()}
@@ -183,7 +182,9 @@ def _list_place(option: str, config: JobConfig) -> ExemplarList:
     return naming_option(option, lambda: list_place(config.option(option)))
 
 
-def _list_pictures(option: str, pictures: Exemplars, opened: ExitStack) -> ExemplarList:
+def _list_pictures(
+    option: str, pictures: Sequence[Picture] | npt.NDArray[np.uint8], opened: ExitStack
+) -> ExemplarList:
     if isinstance(pictures, np.ndarray) and pictures.ndim != 4:
         raise SettingsError(f"--{option} is an array of shape {pictures.shape}; several pictures are (N, H, W, 3).")
     items: list[InputItem] = []

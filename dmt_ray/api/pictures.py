@@ -69,11 +69,6 @@ def _image(array: npt.NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(plane))
 
 
-def is_place(picture: object) -> bool:
-    """Tell whether a picture is a path or URI."""
-    return isinstance(picture, str | os.PathLike)
-
-
 @contextmanager
 def as_items(pictures: Sequence[Picture], name: str) -> Iterator[list[InputItem | ImageError]]:
     """Yield pictures as items that can be read until the end of the block, or what is wrong with each.

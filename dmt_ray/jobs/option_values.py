@@ -43,8 +43,8 @@ def _made(value: object, kind: Any) -> tuple[Any, bool]:
         return next((found for each in arguments if (found := _made(value, each))[1]), (None, False))
     if origin is tuple:
         several = value.split(",") if isinstance(value, str) else value if _is_several(value) else [value]
-        found = [_made(each, arguments[0]) for each in typing.cast(Iterable[object], several)]
-        return tuple(each for each, _ in found), all(fits for _, fits in found)
+        made = [_made(each, arguments[0]) for each in typing.cast(Iterable[object], several)]
+        return tuple(each for each, _ in made), all(fits for _, fits in made)
     if origin is typing.Literal:
         return value, value in arguments
     if isinstance(value, bool) or kind is bool:

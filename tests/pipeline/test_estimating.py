@@ -24,7 +24,9 @@ def test_a_dry_run_estimates_bytes_and_memory(configure, photos, tmp_path):
     assert 6 * min(sizes) <= float(found[1]) * 1000 <= 6 * max(sizes)
     assert 6 * 80 * 64 * 1.89 < float(found[2]) * 1000 < 6 * (104 * 64 * 1.89 + 300)
     (memory,) = (line for line in said if line.startswith("Memory:"))
-    assert re.match(r"Memory: about [\d.]+ MB for each actor, at a batch of 4, by formula", memory)
+    found = re.match(r"Memory: about ([\d.]+) MB for each actor, at a batch of 4, by formula", memory)
+    assert found is not None, memory
+    assert float(found[1]) == pytest.approx(700 + 4 * 64**2 * 3500 / 1e6, rel=0.03)
     assert any("--estimate" in line for line in said)
     assert said[-1].startswith("Dry run:")
     assert list(tmp_path.iterdir()) == []
