@@ -6,6 +6,7 @@ import functools
 import importlib
 import json
 import re
+import shlex
 import sys
 import tomllib
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 import yaml
 
 import dmt_ray
-from dmt_ray.command_line.commands import all_commands
+from dmt_ray import cli
+from dmt_ray.command_line.commands import all_commands, job_configs
 from dmt_ray.errors import ERROR_REMEDIES, ERROR_TYPES, OTHER_REMEDY
 from dmt_ray.output.schema import ROW_SCHEMA
 from dmt_ray.pipeline.prepare import prepare_run, run_record
@@ -62,6 +64,41 @@ def _benchmark_options() -> set[str]:
 def test_every_option_that_is_mentioned_exists(path: Path):
     mentioned = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text(encoding="utf-8")))
     assert mentioned - FOREIGN <= _options() | _benchmark_options()
+
+
+def _commands(path: Path) -> list[list[str]]:
+    """The words of each command of the program in a document's shell blocks."""
+    blocks = "\n".join(re.findall(r"^```bash\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S))
+    lines = re.sub(r"\\\n", " ", blocks).splitlines()
+    found = []
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        end = next((place for place, word in enumerate(words) if word in (">", "|", "&&")), len(words))
+        script = next(
+            (place for place, word in enumerate(words) if re.fullmatch(r"jobs/\w+_dataset\.py", word)), None
+        )
+        if words[:1] == ["dmt-ray"]:
+            found.append(words[1:end])
+        elif script is not None:
+            found.append([words[script][len("jobs/") : -len("_dataset.py")], *words[script + 1 : end]])
+    return found
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_that_is_shown_can_be_given(path: Path):
+    for name, *words in _commands(path):
+        if name.startswith("--") or any(word in ("COMMAND", "--help", "--help-all", "--config") for word in words):
+            continue
+        if name in job_configs():
+            cli.parse_options(name, words, None)
+        else:
+            cli._parse(name, all_commands()[name], words, None)
+
+
+def test_the_readme_is_short_and_has_its_commands():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    assert {"colorize", "transform", "fit", "export"} <= {words[0] for words in _commands(ROOT / "README.md")}
 
 
 def test_the_page_of_all_options_is_what_the_code_says():
@@ -168,9 +205,10 @@ def test_links_lead_somewhere(path: Path):
         assert (path.parent / target).exists(), target
 
 
-def test_make_targets_in_the_readme_exist():
+def test_make_targets_in_the_documents_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z]+):", makefile, re.M))
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert {"demo", "test", "lint", "type", "bench", "clean", "help"} <= targets
-    assert set(re.findall(r"make ([a-z ]+)`", text)[0].split()) <= targets
+    assert {"demo", "test", "lint", "type", "docs", "bench", "clean", "help"} <= targets
+    for path in DOCUMENTS:
+        for named in re.findall(r"(?:`|^)make ([a-z ]+?)(?:`|  )", path.read_text(encoding="utf-8"), re.M):
+            assert set(named.split()) <= targets, path
