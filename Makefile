@@ -73,10 +73,11 @@ $(VENV)/.demo-installed: pyproject.toml $(VENV)/.created
 	$(INSTALL) -e ".[demo]"
 	@touch $@
 
+# The site is made from the sources as they stand: neither PyTorch nor Ray nor the package itself is needed.
 $(VENV)/.docs-installed: pyproject.toml $(VENV)/.created
-	@echo "Installing into $(VENV): PyTorch and Ray are large, this takes a few minutes."
-	$(INSTALL) -e ".[docs]"
-	@touch $@
+	$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $@.txt
+	$(INSTALL) -r $@.txt
+	@rm $@.txt && touch $@
 
 $(VENV)/.dev-installed: pyproject.toml $(VENV)/.created
 	@echo "Installing into $(VENV): PyTorch and Ray are large, this takes a few minutes."
