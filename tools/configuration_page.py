@@ -121,7 +121,11 @@ def _option(field: dataclasses.Field[Any], kind: Any, text: str) -> Option:
     if bare(kind) is bool and field.default is True:
         name += f" `--no-{flag}`"
     shown = metavar(kind) or ""
-    value = " ".join(f"`{part}`" for part in shown.strip("{}").split(",")) if shown.startswith("{") else shown
+    value = (
+        " ".join(f"`{part}`" for part in shown.strip("{}").split(","))
+        if shown.startswith("{")
+        else shown.replace("|", " or ")
+    )
     return Option(name, value, _default(field), _cell(told[0].help if told else text))
 
 
