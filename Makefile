@@ -14,7 +14,7 @@ INSTALL := $(RUN) -m pip install --quiet --no-compile
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test chaos lint type bench clean
+.PHONY: help demo test chaos lint type docs bench clean
 
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,10 @@ lint: $(VENV)/.dev-installed ## Check style and formatting with ruff
 type: $(VENV)/.dev-installed ## Check types with mypy
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/.docs-installed ## Build the documentation into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --clean
+	@echo "Open site/index.html."
+
 bench: $(VENV)/.dev-installed ## Run every benchmark, small, in about 15 minutes: make bench DATA=FOLDER_OF_COLOUR_PHOTOS
 	@test -n "$(DATA)" || { echo "Say where the photos are: make bench DATA=FOLDER_OF_COLOUR_PHOTOS"; exit 2; }
 	@status=0; for script in $(filter-out benchmarks/_%,$(sort $(wildcard benchmarks/*.py))); do \
@@ -56,7 +60,7 @@ bench: $(VENV)/.dev-installed ## Run every benchmark, small, in about 15 minutes
 	done; exit $$status
 
 clean: ## Delete .venv, caches and what the demo made
-	rm -rf $(VENV) demo/data demo/output build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo/data demo/output demo/textures site build dist .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=" if sys.version_info < (3, 11) else 0)'
@@ -68,6 +72,12 @@ $(VENV)/.demo-installed: pyproject.toml $(VENV)/.created
 	@echo "Installing into $(VENV): PyTorch and Ray are large, this takes a few minutes."
 	$(INSTALL) -e ".[demo]"
 	@touch $@
+
+# The site is made from the sources as they stand: neither PyTorch nor Ray nor the package itself is needed.
+$(VENV)/.docs-installed: pyproject.toml $(VENV)/.created
+	$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $@.txt
+	$(INSTALL) -r $@.txt
+	@rm $@.txt && touch $@
 
 $(VENV)/.dev-installed: pyproject.toml $(VENV)/.created
 	@echo "Installing into $(VENV): PyTorch and Ray are large, this takes a few minutes."

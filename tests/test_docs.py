@@ -2,47 +2,50 @@
 
 import ast
 import dataclasses
+import functools
+import importlib
 import json
 import re
-import typing
+import shlex
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
+import dmt_ray
+from dmt_ray import cli
+from dmt_ray.command_line.commands import all_commands, job_configs
 from dmt_ray.errors import ERROR_REMEDIES, ERROR_TYPES, OTHER_REMEDY
-from dmt_ray.jobs.colorize import ColorizeConfig
-from dmt_ray.jobs.transform import TransformConfig
-from dmt_ray.output.export.options import ExportOptions
 from dmt_ray.output.schema import ROW_SCHEMA
 from dmt_ray.pipeline.prepare import prepare_run, run_record
-from dmt_ray.report.scaling import PlanCommand
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
-    ROOT / "README.md",
-    ROOT / "CHANGELOG.md",
+    *sorted(ROOT.glob("*.md")),
     ROOT / "cluster/README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / ".github").rglob("*.md")),
 ]
-#: Long options of other programs that the documents mention.
-#: Options of commands that are no jobs.
-OTHERS = {"deep", "discard", "picture-size", "no-read-input"}
-for command in (PlanCommand, ExportOptions):
-    OTHERS |= {field.name.replace("_", "-") for field in dataclasses.fields(command)}
-FOREIGN = OTHERS | {"data", "sheet", "address", "working-dir", "help", "from-env-file", "build-arg", "config"}
+#: Long options of other programs, and of scripts, that the documents mention.
+FOREIGN = {"data", "sheet", "address", "working-dir", "help", "from-env-file", "build-arg", "help-all", "version"}
 FOREIGN |= {"num-gpus"}
-FOREIGN |= {"preset", "help-all", "version", "no-lpips", "no-progress"}
 FOREIGN |= {"docker-server", "docker-username", "docker-password"}
 
+sys.path.insert(0, str(ROOT / "tools"))
+configuration_page = importlib.import_module("configuration_page")
 
-def _defaults() -> dict[str, set[object]]:
-    """Every option's defaults, one for each job that has it, by its name on the command line."""
-    defaults: dict[str, set[object]] = {}
-    for job in (ColorizeConfig, TransformConfig):
-        for section in filter(dataclasses.is_dataclass, typing.get_type_hints(job).values()):
-            for field in dataclasses.fields(section):
-                defaults.setdefault(field.name.replace("_", "-"), set()).add(field.default)
-    return defaults
+
+def _options() -> set[str]:
+    """Every option of every command, by its name on the command line."""
+    rows = [row for section in _all_sections() for option in section.options for row in [option.name]]
+    return {name for row in rows for name in re.findall(r"--([a-z-]+)", row)} | {"displacements"}
+
+
+def _all_sections():
+    for command in all_commands().values():
+        yield from configuration_page.sections(command)
 
 
 def _benchmark_options() -> set[str]:
@@ -60,21 +63,96 @@ def _benchmark_options() -> set[str]:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_option_that_is_mentioned_exists(path: Path):
     mentioned = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text(encoding="utf-8")))
-    assert mentioned - FOREIGN <= set(_defaults()) | _benchmark_options()
+    assert mentioned - FOREIGN <= _options() | _benchmark_options()
 
 
-def test_defaults_in_the_readme_are_the_defaults():
-    rows = re.findall(r"^\| (`--.+?) \|(.*?)\|", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
-    assert len(rows) >= 10
-    for options, stated in rows:
-        values = [value for value in stated.strip().split(", ") if value]
-        names = [name for name in re.findall(r"--([a-z-]+)", options) if name not in ("config", "preset")]
-        for name, value in zip(names, values, strict=bool(values)):
-            defaults = [
-                " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
-                for default in _defaults()[name]
-            ]
-            assert set(value.split(" or ")) == set(defaults), name
+def _commands(path: Path) -> list[list[str]]:
+    """The words of each command of the program in a document's shell blocks."""
+    blocks = "\n".join(re.findall(r"^```bash\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S))
+    lines = re.sub(r"\\\n", " ", blocks).splitlines()
+    found = []
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        end = next((place for place, word in enumerate(words) if word in (">", "|", "&&")), len(words))
+        script = next(
+            (place for place, word in enumerate(words) if re.fullmatch(r"jobs/\w+_dataset\.py", word)), None
+        )
+        if words[:1] == ["dmt-ray"]:
+            found.append(words[1:end])
+        elif script is not None:
+            found.append([words[script][len("jobs/") : -len("_dataset.py")], *words[script + 1 : end]])
+    return found
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_that_is_shown_can_be_given(path: Path):
+    for name, *words in _commands(path):
+        if name.startswith("--") or any(word in ("COMMAND", "--help", "--help-all", "--config") for word in words):
+            continue
+        if name in job_configs():
+            cli.parse_options(name, words, None)
+        else:
+            cli._parse(name, all_commands()[name], words, None)
+
+
+def test_the_readme_is_short_and_has_its_commands():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    assert {"colorize", "transform", "fit", "export"} <= {words[0] for words in _commands(ROOT / "README.md")}
+
+
+def test_the_page_of_all_options_is_what_the_code_says():
+    assert configuration_page.PAGE.read_text(encoding="utf-8") == configuration_page.page(), (
+        "run python tools/configuration_page.py"
+    )
+
+
+def test_the_site_has_every_page_and_no_other():
+    def pages(entries):
+        for entry in entries:
+            for value in entry.values():
+                yield from [value] if isinstance(value, str) else pages(value)
+
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    there = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert sorted(pages(nav)) == sorted(there)
+
+
+def test_the_messages_of_the_troubleshooting_page_are_those_of_the_code():
+    text = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## `(.+)`$", text, re.M)
+    assert len(headings) == 10
+    said = "\n".join(filter(None, (_literal(node) for path in SOURCES for node in ast.walk(_tree(path)))))
+    for heading in headings:
+        parts = [re.escape(part.strip()) for part in heading.split("…") if part.strip(" .")]
+        assert re.search(".*".join(parts), said), heading
+
+
+SOURCES = sorted((ROOT / "dmt_ray").rglob("*.py"))
+
+
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _literal(node: ast.AST) -> str | None:
+    """A text of the code, with an ellipsis for each of its values."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def test_pictures_of_the_documents_are_small():
+    pictures = [path for path in (ROOT / "docs").rglob("*") if path.suffix in (".webp", ".png", ".jpg")]
+    assert pictures
+    assert all(path.stat().st_size < 150_000 for path in pictures)
+
+
+def test_the_version_is_one():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert version == dmt_ray.__version__ == citation["version"]
 
 
 def test_the_columns_in_the_documentation_are_the_schema():
@@ -102,8 +180,8 @@ def test_what_to_do_about_errors_in_the_documentation_is_what_the_report_says():
 
 def test_every_image_error_is_of_a_documented_type():
     raised = set()
-    for path in (ROOT / "dmt_ray").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path in SOURCES:
+        for node in ast.walk(_tree(path)):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ImageError") and node.args:
                 kind = node.args[0]
                 if isinstance(kind, ast.Constant):
@@ -127,9 +205,10 @@ def test_links_lead_somewhere(path: Path):
         assert (path.parent / target).exists(), target
 
 
-def test_make_targets_in_the_readme_exist():
+def test_make_targets_in_the_documents_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z]+):", makefile, re.M))
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert {"demo", "test", "lint", "type", "bench", "clean", "help"} <= targets
-    assert set(re.findall(r"make ([a-z ]+)`", text)[0].split()) <= targets
+    assert {"demo", "test", "lint", "type", "docs", "bench", "clean", "help"} <= targets
+    for path in DOCUMENTS:
+        for named in re.findall(r"(?:`|^)make ([a-z ]+?)(?:`|  )", path.read_text(encoding="utf-8"), re.M):
+            assert set(named.split()) <= targets, path

@@ -94,7 +94,7 @@ _FIRST: Mapping[str, tuple[str, ...]] = {
 #: What the help of a job that is not in _FIRST shows after the options that it must have.
 _FIRST_OF_ANY_JOB = ("preset", "config", "strength", "size", "resolution", "image_format", *_RUN)
 #: Options that another command sets: no help shows them.
-_INTERNAL = frozenset({"displacements"})
+INTERNAL = frozenset({"displacements"})
 _WIDTH = 110
 
 
@@ -129,7 +129,7 @@ def first_options(name: str, command: type) -> tuple[str, ...] | None:
 def count_options(command: type) -> int:
     """Return how many options a command has, but for internal ones."""
     own = {field.name for field in dataclasses.fields(command)}
-    return len(_needed(command).keys() - (_INTERNAL - own))
+    return len(_needed(command).keys() - (INTERNAL - own))
 
 
 def describe(command: str, text: str, more: str = "") -> str:
@@ -170,7 +170,7 @@ def help_registry(command: type | None = None, shown: Sequence[str] | None = Non
         return spec if isinstance(spec, StructConstructorSpec) else None
 
     def flat(field: StructFieldSpec) -> list[StructFieldSpec]:
-        kind = _bare(field.type)
+        kind = bare(field.type)
         if not dataclasses.is_dataclass(kind):
             return [field]
         section = rules_of_tyro(StructTypeInfo.make(typing.cast(type, kind), field.default, in_union_context=False))
@@ -205,7 +205,7 @@ def _needed(command: type) -> dict[str, bool]:
 
 
 def _internal(field: StructFieldSpec) -> bool:
-    return field.name in _INTERNAL and not _positional(field)
+    return field.name in INTERNAL and not _positional(field)
 
 
 def _positional(field: StructFieldSpec) -> bool:
@@ -214,14 +214,14 @@ def _positional(field: StructFieldSpec) -> bool:
 
 def _plain(field: StructFieldSpec) -> StructFieldSpec:
     """Return an option with a metavar of its type alone, and without a default that is no value."""
-    if dataclasses.is_dataclass(_bare(field.type)):
+    if dataclasses.is_dataclass(bare(field.type)):
         return field
     told = field.helptext() if callable(field.helptext) else field.helptext
     unset = field.default is None or field.default is False or field.default == ()
-    metavar = _metavar(field.type)
-    if _positional(field) and metavar == "TEXT":
-        metavar = field.name.upper()
-    shape: Any = tyro.conf.arg(metavar=metavar, help_behavior_hint="" if unset else None)
+    value = metavar(field.type)
+    if _positional(field) and value == "TEXT":
+        value = field.name.upper()
+    shape: Any = tyro.conf.arg(metavar=value, help_behavior_hint="" if unset else None)
     base: Any = field.type
     kind: Any = Annotated[base, shape]
     if field.default is False:  # its --no- only matters after a file that sets it
@@ -230,14 +230,14 @@ def _plain(field: StructFieldSpec) -> StructFieldSpec:
     return dataclasses.replace(field, type=kind, helptext=None if told is None else _one_line(told))
 
 
-def _metavar(kind: Any) -> str | None:
+def metavar(kind: Any) -> str | None:
     """Return what stands for the value in the help; None for what tyro shows."""
-    kind = _bare(kind)
+    kind = bare(kind)
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is tuple:
-        return f"{_metavar(arguments[0])} ..."
+        return f"{metavar(arguments[0])} ..."
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        named = [_metavar(each) for each in arguments if each is not type(None)]
+        named = [metavar(each) for each in arguments if each is not type(None)]
         return None if None in named else "|".join(map(str, named))
     if typing.get_origin(kind) is typing.Literal:
         if len(arguments) == 1:
@@ -246,7 +246,8 @@ def _metavar(kind: Any) -> str | None:
     return None if kind is bool else {str: "TEXT", int: "INT", float: "FLOAT"}.get(kind)
 
 
-def _bare(kind: Any) -> Any:
+def bare(kind: Any) -> Any:
+    """Return a type without its annotations."""
     while typing.get_origin(kind) is Annotated:
         kind = typing.get_args(kind)[0]
     return kind

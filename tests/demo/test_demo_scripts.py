@@ -25,6 +25,7 @@ def _load(name: str):
 
 
 build_dataset = _load("build_dataset")
+build_textures = _load("build_textures")
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +114,18 @@ def test_score_without_a_run_says_so(dataset, tmp_path):
     done = _score(dataset, tmp_path / "nothing")
     assert done.returncode == 1
     assert "run the job first" in done.stderr
+
+
+def test_textures_of_two_classes_share_no_pixel_with_the_inputs(tmp_path):
+    assert build_textures.build(tmp_path / "a") == build_textures.build(tmp_path / "b") == (70, 4)
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.png"))
+    assert len(files) == 74
+    assert all((tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes() for path in files)
+    assert {Image.open(tmp_path / "a" / path).size for path in files} == {(128, 128)}
+    lowest = build_textures._crops("gravel", 0, build_textures.BORDER, build_textures.STEP)[-1]
+    above = np.asarray(lowest)[-1]  # the row just above the border
+    assert not any(
+        (np.asarray(Image.open(tmp_path / "a" / path)) == above).all(axis=1).any()
+        for path in files
+        if path.parts[0] == "inputs"
+    )
