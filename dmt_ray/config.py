@@ -172,7 +172,8 @@ class RunConfig:
     mask_plan: bool = False
     """Leave signatures and passwords out of plan.parquet; a resumed run then takes them from --input again."""
     dry_run: bool = False
-    """Check everything, say what would be done and about what it takes, and stop before any actor starts."""
+    """Check everything, say what would be done and about what it takes, and stop before any actor starts; --estimate
+    times three photos for that."""
     estimate: bool = False
     """With --dry-run: time three of the photos in this process, and say what time, memory and bytes the run takes."""
     progress: bool = True

@@ -110,6 +110,8 @@ class Model:
         given = checked(f"{type(self).__name__}.{caller}", self._edit_keywords, self._config, keywords)
         if strengths is not None:
             given |= checked(caller, self._load_keywords, self._config, {"strength": strengths})
+        if self._learned.config.has_option("attribute_columns"):  # of tables of inputs, which a photo is not in
+            given["attribute_columns"] = ()
         return self._learned.config.with_options(given)
 
     def _processor(self, config: JobConfig) -> ShardProcessor:

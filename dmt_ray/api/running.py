@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Literal, overload
 
 import pyarrow as pa
 
+from dmt_ray.config import ReportOptions
 from dmt_ray.jobs.job import JobConfig
 from dmt_ray.output.read_rows import read_rows
-from dmt_ray.pipeline.run import EXIT_COMPLETE, EXIT_ERRORS, run_job
+from dmt_ray.pipeline.run import EXIT_COMPLETE, EXIT_ERRORS, EXIT_INCOMPLETE, run_job
+from dmt_ray.report.page import write_report
 from dmt_ray.storage import files
 
 if TYPE_CHECKING:
@@ -89,4 +91,6 @@ def run(config: JobConfig) -> RunResult:
     """
     lines: list[str] = []
     code = run_job(config, emit=lines.append)
+    if config.run.report and not config.run.dry_run and code != EXIT_INCOMPLETE:
+        lines += write_report(config.output.output, ReportOptions()).sentences()
     return RunResult(files.absolute(config.output.output), code, tuple(lines))

@@ -50,7 +50,7 @@ class Progress:
             total=total,
             initial=done,
             disable=not shown or self._lines,
-            bar_format="{percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} rows{postfix}",
+            bar_format="{n_fmt} of {total_fmt} rows{postfix} |{bar}|",
             dynamic_ncols=True,
         )
         self._began = self._last = time.monotonic()
@@ -93,15 +93,15 @@ class Progress:
         seconds = time.monotonic() - self._began
         rate = (self.count - self.start) / max(1e-9, seconds)
         left = tqdm.format_interval((self.total - self.count) / rate) if rate > 0 else "unknown time"
-        facts = [f"{self.errors} failed", f"{rate:.2f} rows/s", f"{left} left"]
+        facts = [f"{self.errors} failed", f"{rate:.3g} rows/s", f"{left} left"]
         if self._busy is not None:
             groups = [(group, min(group.count, self._busy.get(stage, 0))) for stage, group in self._actors.items()]
             working = sum(busy for _, busy in groups)
-            facts.append(f"{working} of {sum(group.count for group, _ in groups)} actors busy")
+            facts.append(f"{working}/{sum(group.count for group, _ in groups)} actors busy")
             gpus = sum(group.count * group.num_gpus for group, _ in groups)
             if gpus:
                 share = sum(busy * group.num_gpus for group, busy in groups) / gpus
-                facts.append(f"{share:.0%} of GPUs")
+                facts.append(f"GPUs {share:.0%}")
         return ", ".join(facts)
 
     def _log(self, interval: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from typing import Any
 
@@ -55,7 +56,8 @@ class StartProgress:
         if answer is None:
             return
         line, now = self._describe(*answer), time.monotonic()
-        if line != self._line or now - self._said >= REPEAT_S:
+        # On a terminal the bar shows that the run goes on.
+        if line != self._line or (now - self._said >= REPEAT_S and not sys.stderr.isatty()):
             self._said = now
             self._line = ""
             self._say(line)

@@ -92,7 +92,9 @@ def test_whole_pipeline_and_its_rows_in_lance(local_ray, run_example, classes, t
     result = run_example("whole_pipeline.py", *words)["result"]
     assert (result.complete, result.exit_code) == (True, 4)  # half of the photos have errors
     assert "no-photo.png" in capsys.readouterr().out
-    assert any(re.match(r"4 of 4 rows, 2 failed, .* rows/s, 00:00 left", line) for line in caplog.messages)
+    assert any(
+        re.match(r"4 of 4 rows, 2 failed, .* rows/s, 00:00 left, \d/2 actors busy", line) for line in caplog.messages
+    )
     batches = list(result.rows(batch_size=3))
     assert all(isinstance(batch, pa.RecordBatch) and batch.num_rows <= 3 for batch in batches)
     rows = [row for batch in batches for row in batch.to_pylist()]

@@ -169,6 +169,19 @@ def test_the_command_line_and_the_api_save_the_same(colour, tmp_path, grey):
     assert np.array_equal(loaded.edit(grey).picture, model.edit(grey).picture)
 
 
+def test_exemplars_from_tables(colour, tmp_path, grey):
+    table = tmp_path / "ages.csv"
+    table.write_text("uri,age\n" + "".join(f"{file},{age}\n" for age, file in enumerate(sorted(colour.iterdir()))))
+    wheres = {"source_where": "age < 1", "target_where": "age >= 1"}
+    exemplars = ExemplarConfig(str(table), str(table), attribute_columns=("age",), **wheres)
+    fit(FitConfig(str(tmp_path / "a"), exemplars, model=ModelConfig(size=32, weights="random:0"), judge="none"))
+    loaded = dmt_ray.Transformer.load(tmp_path / "a", judge="none", weights="random:0", lpips=False, iterations=2)
+    fitted = dmt_ray.Transformer.fit(table, table, judge="none", **wheres, **SMALL)
+    assert repr(fitted) == "<Transformer of 1 sources, 2 targets, size 32, on cpu>"
+    # A photo is in no table, so it has no attributes, and needs none.
+    assert np.array_equal(loaded.edit(grey).picture, fitted.edit(grey).picture)
+
+
 def test_a_path_begins_as_its_first_edit(lighter, classes):
     first, second = lighter.path(classes[0][0], strengths=[2, 6])
     assert np.array_equal(first.picture, lighter.edit(classes[0][0], strength=2).picture)
