@@ -263,6 +263,8 @@ def _run_shards(
         def count(summary: ShardSummary) -> None:
             start.end()
             outcome.add(summary)
+            if shared.metrics is not None:
+                shared.metrics.add(summary)
             progress.add(summary.rows, summary.errors)
             stopper.count(summary.rows, summary.errors)
 
