@@ -1,7 +1,7 @@
-"""Metrics of a run for Prometheus: rows, errors, seconds, shards and busy actors, on the metrics ports of Ray's nodes.
+"""Metrics of a run for Prometheus: rows, errors, seconds, shards and busy actors, on the ports of Ray's nodes.
 
-Only processes of the cluster have such a port behind them. The driver may be a client from outside, so it has an actor
-count for it.
+Only processes of the cluster have such a port behind them. The driver may be a client from outside, so an actor
+counts for it.
 """
 
 from __future__ import annotations
