@@ -5,12 +5,12 @@
 DIR holds colour photos, of which crops are taken. Three tables:
 
 - A colorization at 128 px on a local Ray, from its first shard's begin, against a loop over the same processor in one
-  process that reads, traverses, reconstructs and encodes, and writes nothing; alternating. The
-  verdict: at most 5 % more in the quickest rounds.
+  process that reads, traverses, reconstructs and encodes, and writes nothing; alternating. The verdict: at most 5 %
+  more in the quickest rounds.
 - A job whose model costs next to nothing (tests/tint_job.py) on many tiny photos, alternating with the same loop. The
   verdict: at least 100 images per second.
 - The driver's peak of anonymous memory in that job with a few photos and with ten times as many. The verdict: at most
-  16 MB more.
+  64 MB more, which are buffers for listing, planning and verifying in batches.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from dmt_ray.storage.images import decode_image
 #: The verdicts.
 MOST_OVERHEAD = 0.05
 FEWEST_PER_SECOND = 100.0
-MOST_GROWTH_BYTES = 16e6
+MOST_GROWTH_BYTES = 64e6
 
 TESTS = Path(__file__).parents[1] / "tests"
 SECONDS = re.compile(r"rows in ([\d.]+) s after start-up")
