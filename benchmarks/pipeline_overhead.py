@@ -9,6 +9,7 @@ DIR holds colour photos, of which crops are taken. Three tables:
   more in the quickest rounds.
 - A job whose model costs next to nothing (tests/tint_job.py) on many tiny photos, alternating with the same loop. The
   verdict: at least 100 images per second.
+  In both, "start, end" are the job's seconds beyond: learning, the actors' start, and verifying the output.
 - The driver's peak of anonymous memory in that job with a few photos and with ten times as many. The verdict: at most
   64 MB more, which are buffers for listing, planning and verifying in batches.
 """
@@ -118,6 +119,7 @@ class Bench:
         self.folder, self.photos, self.options = folder, photos, options
         self._random = np.random.default_rng(0)
         self._outputs = 0
+        self._beyond = 0.0
 
     def colorize(self) -> bool:
         """Compare a colorization with a bare loop."""
@@ -144,14 +146,17 @@ class Bench:
         return _verdict(peaks[1] - peaks[0] <= MOST_GROWTH_BYTES, f"grown by {(peaks[1] - peaks[0]) / 1e6:.1f} MB")
 
     def _compare(self, what: str, command: str, words: list[Any], images: int) -> bool:
-        print(f"{what:40} {'seconds':>9} {'images/s':>9} {'of the loop':>12}")
+        print(f"{what:40} {'seconds':>9} {'images/s':>9} {'of the loop':>12} {'start, end':>11}")
         loops, jobs = [], []
         for _ in range(self.options.rounds):
             loops.append(self._loop(command, words))
             print(f"{'bare loop':40} {loops[-1]:9.1f} {images / loops[-1]:9.1f}", flush=True)
             jobs.append(self._job(command, words))
             ratio = jobs[-1] / loops[-1]
-            print(f"{'whole job':40} {jobs[-1]:9.1f} {images / jobs[-1]:9.1f} {ratio:12.2f}", flush=True)
+            print(
+                f"{'whole job':40} {jobs[-1]:9.1f} {images / jobs[-1]:9.1f} {ratio:12.2f} {self._beyond:11.1f}",
+                flush=True,
+            )
         if command == "colorize":
             overhead = min(jobs) / min(loops) - 1
             return _verdict(overhead <= MOST_OVERHEAD, f"the job takes {overhead:+.1%}")
@@ -165,12 +170,14 @@ class Bench:
         return seconds
 
     def _job(self, command: str, words: list[Any]) -> float:
-        """Return the seconds of a job, from its first shard's begin to its last one's end."""
+        """Return the seconds of a job from its first shard's begin to its last one's end; note those beyond."""
         said: list[str] = []
+        began = time.perf_counter()
         code = run_job(self._config(command, words), said.append)
         found = SECONDS.search("\n".join(said))
         assert code == 0, said
         assert found is not None, said
+        self._beyond = time.perf_counter() - began - float(found[1])
         return float(found[1])
 
     def _config(self, command: str, words: list[Any]) -> Any:
