@@ -215,6 +215,8 @@ class ComputeConfig:
     across batch sizes up to rounding."""
     threads_per_actor: int | None = None
     """Torch threads of each CPU actor."""
+    metrics: bool = False
+    """Serve rows, errors, seconds, shards and busy actors on the metrics ports of Ray's nodes, for Prometheus."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -30,6 +30,7 @@ from dmt_ray.output.shard_file import DamagedShardError
 from dmt_ray.pipeline.bisecting import DeviceLostError
 from dmt_ray.pipeline.crash_report import CrashTrace, kill_after, start_crash_trace
 from dmt_ray.pipeline.devices import claim_device
+from dmt_ray.pipeline.metrics import ActorMetrics, Metrics
 from dmt_ray.pipeline.shard_processor import ShardProcessor
 from dmt_ray.pipeline.summary import ShardSummary, summarize, to_table
 from dmt_ray.storage.inputs.registry import InputItem
@@ -71,6 +72,8 @@ class Shared:
     """Shards of which only the images with error rows are done."""
     attempts_actor: Any
     """Handle of the run's ``Attempts``."""
+    metrics: Metrics | None = None
+    """What the run's metrics are told by; None without ``--metrics``."""
 
 
 class ShardActor:
@@ -80,6 +83,7 @@ class ShardActor:
         configure_worker(threads)
         self.gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
         self.shared = shared
+        self.metrics = ActorMetrics(shared.metrics)
         node = ray.util.get_node_ip_address()
         self.worker = f"{node}:{os.getpid()}" + "".join(f" gpu {gpu}" for gpu in self.gpus)
         arrays, exemplars, lpips, judge = ray.get([shared.arrays, shared.exemplars, shared.lpips, shared.judge])
@@ -150,7 +154,8 @@ class TraversalActor(ShardActor):
         if not attempts:
             return None
         shard = self.plan.file.shard(number)
-        with kill_after(self.shared.config.run.shard_timeout), leaving_a_lost_device():
+        timeout = self.shared.config.run.shard_timeout
+        with kill_after(timeout), leaving_a_lost_device(), self.metrics.working("traverse", number):
             table = self.traverse(shard, items_todo(self.shared, shard, self.expected))
         return TraversedShard(number, to_ipc(table), attempts)
 
@@ -174,7 +179,8 @@ class ReconstructionActor(ShardActor):
         def edit(items: Sequence[InputItem]) -> pa.Table:
             return self.processor.reconstruct(self.traverse(shard, items), begun)
 
-        with kill_after(self.shared.config.run.shard_timeout), leaving_a_lost_device():
+        timeout = self.shared.config.run.shard_timeout
+        with kill_after(timeout), leaving_a_lost_device(), self.metrics.working("reconstruct", number):
             table = self.processor.reconstruct(from_ipc(payload), max(attempts, begun))
             summary = finish_shard(self.shared, self.carrier, self.expected, shard, table, edit)
         return replace(
@@ -195,7 +201,8 @@ class IsolationActor(ShardActor):
 
     def edit(self, shard: int, item: InputItem, attempts: int) -> bytes:
         """Return the rows of an image of a shard as an Arrow IPC stream."""
-        with kill_after(self.shared.config.run.shard_timeout), leaving_a_lost_device():
+        timeout = self.shared.config.run.shard_timeout
+        with kill_after(timeout), leaving_a_lost_device(), self.metrics.working("isolation", shard):
             traversed = self.traverse(self.plan.file.shard(shard), [item])
             return to_ipc(self.processor.reconstruct(traversed, attempts))
 

@@ -5,6 +5,7 @@ It needs neither torch nor Arrow.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 
@@ -14,6 +15,7 @@ class Attempts:
     def __init__(self) -> None:
         self._begun: Counter[tuple[str, int]] = Counter()
         self._stopped = False
+        self._began: float | None = None
         self._exemplars = 0
         self._actors: Counter[str] = Counter()
         self._running: set[tuple[str, int]] = set()
@@ -22,6 +24,8 @@ class Attempts:
         """Count a try of a stage; return the tries so far, this one included, or 0 when it must not begin."""
         if self._stopped:
             return 0
+        if self._began is None:
+            self._began = time.monotonic()
         self._begun[stage, shard] += 1
         self._running.add((stage, shard))
         return self._begun[stage, shard]
@@ -41,6 +45,10 @@ class Attempts:
     def count(self, shard: int) -> int:
         """Return the tries of the shard's most often begun stage."""
         return max((tries for (_, number), tries in self._begun.items() if number == shard), default=0)
+
+    def seconds(self) -> float | None:
+        """Return the time since the first shard began; None when none has."""
+        return None if self._began is None else time.monotonic() - self._began
 
     def note_exemplars(self, read: int) -> None:
         """Note how many exemplars were read so far."""

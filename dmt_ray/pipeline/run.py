@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.jobs.exemplar_sets import describe_balance
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two questions how many actors are at work.
 BUSY_S = 2.0
+#: Seconds that the run's ``Attempts`` has to answer at the end.
+_ANSWER_S = 5.0
 
 EXIT_COMPLETE = 0
 EXIT_INCOMPLETE = 3
@@ -220,7 +222,20 @@ def _run_on_ray(run: PreparedRun, outcome: RunOutcome, stopper: Stopper) -> None
                 raise
             # What is committed stays; the closing check says what is missing, and the exit code tells.
             log_failure(error)
-        outcome.seconds = time.monotonic() - began
+        since_start = time.monotonic() - began
+        outcome.seconds = _since_first_shard(attempts_actor) or since_start
+
+
+def _since_first_shard(attempts_actor: Any) -> float | None:
+    """Return the seconds since the first shard began; None where none did, or the cluster does not say."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        seconds: float | None = ray.get(attempts_actor.seconds.remote(), timeout=_ANSWER_S)
+    except RayError:
+        return None
+    return seconds
 
 
 def _run_shards(
@@ -263,6 +278,8 @@ def _run_shards(
         def count(summary: ShardSummary) -> None:
             start.end()
             outcome.add(summary)
+            if shared.metrics is not None:
+                shared.metrics.add(summary)
             progress.add(summary.rows, summary.errors)
             stopper.count(summary.rows, summary.errors)
 

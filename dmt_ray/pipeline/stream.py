@@ -23,6 +23,7 @@ from dmt_ray.output.plan import Plan, plan_bytes
 from dmt_ray.pipeline.actors import ReconstructionActor, Shared, TraversalActor, make_exemplars
 from dmt_ray.pipeline.attempts import Attempts
 from dmt_ray.pipeline.devices import NoDeviceError, complaint_in
+from dmt_ray.pipeline.metrics import start_metrics
 from dmt_ray.pipeline.prepare import PreparedRun
 from dmt_ray.pipeline.resources import ActorPlan, PoolPlan, plan_pools
 from dmt_ray.pipeline.summary import ShardSummary, from_table
@@ -48,7 +49,7 @@ def share_exemplars(run: PreparedRun, attempts_actor: Any) -> tuple[Shared, Pool
     Returns what the actors share, the pools, and what there is to tell of the exemplars and the judge.
 
     Raises:
-        SettingsError: none of a set of exemplars can be used, or the options ask for more than the cluster has.
+        SettingsError: none of a set of exemplars can be used, or the options ask for what the cluster does not have.
     """
     config = run.config
     pools = plan_pools([node["Resources"] for node in ray.nodes() if node["Alive"]], config.compute, len(run.todo))
@@ -79,6 +80,7 @@ def share_exemplars(run: PreparedRun, attempts_actor: Any) -> tuple[Shared, Pool
         run.fingerprint,
         frozenset(run.retry),
         attempts_actor,
+        start_metrics(config, run.fingerprint, len(run.todo)),
     )
     return shared, pools, learned
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -23,6 +24,8 @@ class ShardSummary:
     """Summed over the rows, as are the next two."""
     seconds_traverse: float
     seconds_reconstruct: float
+    error_types: Mapping[str, int] = field(default_factory=dict)
+    """How many error rows there are of each ``error_type``."""
     worker: str = ""
     """The process that reconstructed the shard; empty for a shard whose images ran one by one."""
     device: str = ""
@@ -38,6 +41,7 @@ SUMMARY_SCHEMA = pa.schema(
     [
         *(("shard", pa.int64()), ("rows", pa.int64()), ("errors", pa.int64())),
         *((f"seconds_{stage}", pa.float64()) for stage in STAGES),
+        ("error_types", pa.map_(pa.string(), pa.int64())),
         *((name, pa.string()) for name in ("worker", "device", "gpus", "visible_gpus")),
     ]
 )
@@ -48,7 +52,7 @@ def summarize(shard: int, rows: pa.Table) -> ShardSummary:
 
     Parameters:
         shard: its number.
-        rows: with the columns ``status`` and ``seconds_*`` of ``ROW_SCHEMA``.
+        rows: with the columns ``status``, ``error_type`` and ``seconds_*`` of ``ROW_SCHEMA``.
     """
     read, traverse, reconstruct = (
         float(sum(value or 0.0 for value in rows[f"seconds_{stage}"].to_pylist())) for stage in STAGES
@@ -57,6 +61,7 @@ def summarize(shard: int, rows: pa.Table) -> ShardSummary:
         shard,
         rows=rows.num_rows,
         errors=rows["status"].to_pylist().count("error"),
+        error_types=Counter(kind for kind in rows["error_type"].to_pylist() if kind is not None),
         seconds_read=read,
         seconds_traverse=traverse,
         seconds_reconstruct=reconstruct,
@@ -65,9 +70,9 @@ def summarize(shard: int, rows: pa.Table) -> ShardSummary:
 
 def to_table(summaries: Iterable[ShardSummary]) -> pa.Table:
     """Return a table of ``SUMMARY_SCHEMA``, a row for each summary."""
-    return pa.Table.from_pylist([asdict(summary) for summary in summaries], SUMMARY_SCHEMA)
+    return pa.Table.from_pylist([vars(summary) for summary in summaries], SUMMARY_SCHEMA)
 
 
 def from_table(table: pa.Table) -> list[ShardSummary]:
     """Return the summaries of a table of ``SUMMARY_SCHEMA``."""
-    return [ShardSummary(**row) for row in table.to_pylist()]
+    return [ShardSummary(**row) for row in table.to_pylist(maps_as_pydicts="strict")]

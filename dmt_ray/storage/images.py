@@ -63,7 +63,7 @@ def encode_image(
             f"A side of {side} pixels does not fit in {image_format} (at most {limit}); use --image-format png.",
         )
     options: dict[str, Any] = {
-        "png": {"compress_level": 4},
+        "png": {"compress_level": 3},  # of photos as small as by 4 with zlib-ng, in a fifth less time
         "jpeg": {"quality": quality, "subsampling": 0},
         "webp": {"quality": quality},
     }.get(image_format, {})

@@ -9,6 +9,7 @@ import io
 import math
 import zlib
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import islice
 
 from PIL import Image, UnidentifiedImageError
@@ -122,12 +123,12 @@ def beside_pixels(
         packet = None
     # An input's own term stays where it says more, even where nothing else of it does.
     own = provenance if term is None else replace(provenance, digital_source_type=term)
-    term, alone = _packet(None, Fields(), own)
+    term, alone = _lone_packet(own)
     animation = Attachments(xmp=alone, comment=f"{own.program}, {own.parameters}, {VOCABULARY}{term}")
     if not keep:
         return Beside(Attachments(xmp=alone), animation, term, None)
     if packet is None:
-        _, packet = _packet(None, fields, own)
+        packet = alone if fields == Fields() else _packet(None, fields, own)[1]
     exif, iptc = None, metadata.iptc if image_format in _WITH_IPTC else None
     dpi = metadata.dpi if image_format == "webp" else None
     if metadata.exif is not None or dpi is not None:
@@ -149,6 +150,12 @@ def _packet(data: bytes | None, fields: Fields, provenance: Provenance) -> tuple
     packet.add_fields(fields)
     term = packet.add_provenance(provenance)
     return term, packet.to_bytes()
+
+
+@lru_cache(maxsize=64)
+def _lone_packet(provenance: Provenance) -> tuple[str, bytes]:
+    """Return the term and the packet of a result whose input says nothing: the same for most images of a run."""
+    return _packet(None, Fields(), provenance)
 
 
 def _fields(metadata: Metadata, *, with_iptc: bool) -> Fields:

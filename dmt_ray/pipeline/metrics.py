@@ -1,0 +1,172 @@
+"""Metrics of a run for Prometheus: rows, errors, seconds, shards and busy actors, on the ports of Ray's nodes.
+
+Only processes of the cluster have such a port behind them. The driver may be a client from outside, so an actor
+counts for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.metrics import Counter, Gauge
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from dmt_ray.errors import SettingsError
+from dmt_ray.jobs.job import JobConfig
+from dmt_ray.pipeline.summary import STAGES, ShardSummary
+
+logger = logging.getLogger(__name__)
+
+#: The metrics by name, with what they say. Ray puts ``ray_`` before a name and ``_total`` behind a counter's.
+OK_ROWS = "dmt_ok_rows", "Rows with a result, of committed shards."
+ERROR_ROWS = "dmt_error_rows", "Error rows by error_type, of committed shards."
+STAGE_SECONDS = "dmt_stage_seconds", "Seconds that the rows of committed shards took, by stage."
+SHARDS = "dmt_shards", "Shards of this run by state: queued, in_flight, done."
+ACTORS_BUSY = "dmt_actors_busy", "1 while an actor works on a shard, by stage, else 0."
+COUNTERS = (OK_ROWS, ERROR_ROWS, STAGE_SECONDS)
+GAUGES = (SHARDS, ACTORS_BUSY)
+
+#: What Ray's agent on each node needs to serve metrics; ``ray[default]`` brings it.
+_NEEDED = ("prometheus_client", "opentelemetry", "aiohttp_cors")
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How the driver and the actors of a run reach its metrics."""
+
+    counts: Any
+    """Handle of the run's ``RunMetrics``."""
+    tags: Mapping[str, str]
+    """Of all metrics of this run; Ray adds the node's address and the worker's id."""
+
+    def add(self, summary: ShardSummary) -> None:
+        """Count the rows of a committed shard."""
+        self.counts.add.remote(summary)
+
+
+def start_metrics(config: JobConfig, fingerprint: str, shards: int) -> Metrics | None:
+    """Start a run's metrics and log where they can be read; return None without ``--metrics``.
+
+    Parameters:
+        config: the run's options.
+        fingerprint: of its settings; its first digits tell the metrics of runs apart.
+        shards: how many there are to do.
+
+    Raises:
+        SettingsError: Ray's agent cannot serve metrics.
+    """
+    if not config.compute.metrics:
+        return None
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    kind: Any = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(RunMetrics)
+    tags = {"command": config.job, "run": fingerprint[:12]}
+    counts = kind.remote(tags, shards)
+    first = metrics_urls(ray.nodes(), ray.get(counts.missing.remote()))[0]
+    logger.info("Metrics of run %s: on every node, the first at %s.", tags["run"], first)
+    return Metrics(counts, tags)
+
+
+def metrics_urls(nodes: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> list[str]:
+    """Return where the living nodes serve metrics.
+
+    Parameters:
+        nodes: as ``ray.nodes`` lists them.
+        missing: modules that Ray's agent lacks.
+
+    Raises:
+        SettingsError: nowhere.
+    """
+    urls = [
+        f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        for node in nodes
+        if node["Alive"] and node["MetricsExportPort"]
+    ]
+    if missing or not urls:
+        why = f"Python there lacks {', '.join(missing)}" if missing else "no node has a metrics port"
+        raise SettingsError(
+            f"--metrics: Ray's agent serves no metrics, because {why}. Install ray[default] on every node and start "
+            "its Ray again, or leave --metrics out."
+        )
+    return urls
+
+
+class RunMetrics:
+    """Counts what is known of a run as a whole: rows, seconds and shards.
+
+    Parameters:
+        tags: of all metrics of this run.
+        shards: how many there are to do.
+    """
+
+    def __init__(self, tags: Mapping[str, str], shards: int) -> None:
+        self._ok = _make(Counter, OK_ROWS, tags)
+        self._errors = _make(Counter, ERROR_ROWS, tags, "error_type")
+        self._seconds = _make(Counter, STAGE_SECONDS, tags, "stage")
+        self._shards = _make(Gauge, SHARDS, tags, "state")
+        self._total = shards
+        self._begun: set[int] = set()
+        self._done: set[int] = set()
+        self._set_shards()
+
+    @staticmethod
+    def missing() -> list[str]:
+        """Return what Ray's agent lacks in this Python to serve metrics."""
+        return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+
+    def begin(self, shard: int) -> None:
+        """Note that a shard has begun, whether for the first time or not."""
+        self._begun.add(shard)
+        self._set_shards()
+
+    def add(self, summary: ShardSummary) -> None:
+        """Count the rows of a committed shard."""
+        if summary.rows > summary.errors:
+            self._ok.inc(summary.rows - summary.errors)
+        for kind, rows in summary.error_types.items():
+            self._errors.inc(rows, {"error_type": kind})
+        for stage in STAGES:
+            if (seconds := getattr(summary, f"seconds_{stage}")) > 0:
+                self._seconds.inc(seconds, {"stage": stage})
+        self._done.add(summary.shard)
+        self._set_shards()
+
+    def _set_shards(self) -> None:
+        begun, done = len(self._begun | self._done), len(self._done)
+        for state, shards in (("queued", self._total - begun), ("in_flight", begun - done), ("done", done)):
+            self._shards.set(shards, {"state": state})
+
+
+class ActorMetrics:
+    """Tells when one actor works on a shard; without metrics, nothing.
+
+    Parameters:
+        metrics: of the run, or None.
+    """
+
+    def __init__(self, metrics: Metrics | None) -> None:
+        self._metrics = metrics
+        self._busy = None if metrics is None else _make(Gauge, ACTORS_BUSY, metrics.tags, "stage")
+
+    @contextmanager
+    def working(self, stage: str, shard: int) -> Iterator[None]:
+        """Tell that this actor is busy with a stage of a shard for as long as the block takes."""
+        if self._metrics is None or self._busy is None:
+            yield
+            return
+        self._metrics.counts.begin.remote(shard)
+        self._busy.set(1, {"stage": stage})
+        try:
+            yield
+        finally:
+            self._busy.set(0, {"stage": stage})
+
+
+def _make(kind: Any, name: tuple[str, str], tags: Mapping[str, str], *more: str) -> Any:
+    """Return a metric that has the run's tags and others besides."""
+    return kind(*name, tag_keys=(*tags, *more)).set_default_tags(dict(tags))
