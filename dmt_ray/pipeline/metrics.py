@@ -29,8 +29,6 @@ ERROR_ROWS = "dmt_error_rows", "Error rows by error_type, of committed shards."
 STAGE_SECONDS = "dmt_stage_seconds", "Seconds that the rows of committed shards took, by stage."
 SHARDS = "dmt_shards", "Shards of this run by state: queued, in_flight, done."
 ACTORS_BUSY = "dmt_actors_busy", "1 while an actor works on a shard, by stage, else 0."
-COUNTERS = (OK_ROWS, ERROR_ROWS, STAGE_SECONDS)
-GAUGES = (SHARDS, ACTORS_BUSY)
 
 #: What Ray's agent on each node needs to serve metrics; ``ray[default]`` brings it.
 _NEEDED = ("prometheus_client", "opentelemetry", "aiohttp_cors")
