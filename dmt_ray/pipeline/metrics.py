@@ -62,7 +62,8 @@ def start_metrics(config: JobConfig, fingerprint: str, shards: int) -> Metrics |
     if not config.compute.metrics:
         return None
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    kind: Any = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(RunMetrics)
+    options: Any = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+    kind: Any = ray.remote(**options)(RunMetrics)
     tags = {"command": config.job, "run": fingerprint[:12]}
     counts = kind.remote(tags, shards)
     first = metrics_urls(ray.nodes(), ray.get(counts.missing.remote()))[0]
