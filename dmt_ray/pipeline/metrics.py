@@ -29,8 +29,6 @@ ERROR_ROWS = "dmt_error_rows", "Error rows by error_type, of committed shards."
 STAGE_SECONDS = "dmt_stage_seconds", "Seconds that the rows of committed shards took, by stage."
 SHARDS = "dmt_shards", "Shards of this run by state: queued, in_flight, done."
 ACTORS_BUSY = "dmt_actors_busy", "1 while an actor works on a shard, by stage, else 0."
-COUNTERS = (OK_ROWS, ERROR_ROWS, STAGE_SECONDS)
-GAUGES = (SHARDS, ACTORS_BUSY)
 
 #: What Ray's agent on each node needs to serve metrics; ``ray[default]`` brings it.
 _NEEDED = ("prometheus_client", "opentelemetry", "aiohttp_cors")
@@ -64,7 +62,8 @@ def start_metrics(config: JobConfig, fingerprint: str, shards: int) -> Metrics |
     if not config.compute.metrics:
         return None
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    kind: Any = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(RunMetrics)
+    options: Any = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+    kind: Any = ray.remote(**options)(RunMetrics)
     tags = {"command": config.job, "run": fingerprint[:12]}
     counts = kind.remote(tags, shards)
     first = metrics_urls(ray.nodes(), ray.get(counts.missing.remote()))[0]
