@@ -69,8 +69,8 @@ def timed_sentences(run: PreparedRun, timed: Timed, pools: PoolPlan) -> Iterator
         count = exemplar_count(run.exemplars)
         yield f"Before that, {count:,} exemplars are learned from in about {hours_text(timed.learning / 3600)}."
     yield (
-        f"Memory: about {bytes_text(timed.peak)} for each actor at a batch of {batch_of(run)}; what is learned of the "
-        f"exemplars takes {bytes_text(timed.learned)}, once on each node."
+        f"Memory: about {bytes_text(timed.peak)} for each actor at a batch of {batch_of(run)}; what is learned of "
+        f"the exemplars takes {bytes_text(timed.learned)}, once on each node."
     )
     yield (
         f"Bytes: about {bytes_text(images * timed.bytes_in)} to read and {bytes_text(images * timed.bytes_out)} to "
@@ -112,4 +112,4 @@ def _actor_bytes(run: PreparedRun) -> float:
 
 
 def _this_machine() -> dict[str, float]:
-    return {"CPU": float(os.cpuexemplar_count() or 1), "GPU": float(torch.cuda.deviceexemplar_count())}
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
