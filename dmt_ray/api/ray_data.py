@@ -40,7 +40,9 @@ class BatchEditor:
         config = self.shared.config
         allow_cpu = config.compute.allow_cpu_fallback
         device = claim_device(ray.get_gpu_ids(), ray.util.get_node_ip_address(), allow_cpu=allow_cpu)
-        share = float(ray.get_runtime_context().get_assigned_resources().get("GPU", 1.0))
+        context = ray.get_runtime_context()
+        assigned = {} if context.get_actor_id() is None else context.get_assigned_resources()
+        share = float(assigned.get("GPU", 1.0))
         self._processor = make_processor(ray.get(self.shared.model), config, device, "ray", share)
 
     def __call__(self, batch: Any) -> Any:

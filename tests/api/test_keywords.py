@@ -1,6 +1,7 @@
 """The API's keywords are the jobs' options: every name, every type; what is wrong with one is told by its name."""
 
 import ast
+import dataclasses
 import inspect
 import re
 import types
@@ -13,6 +14,7 @@ import pytest
 
 import dmt_ray
 from dmt_ray.api import keywords as kw
+from dmt_ray.config import ComputeConfig, MaskConfig, RunConfig
 from dmt_ray.errors import SettingsError
 from dmt_ray.jobs.colorize import ColorizeConfig
 from dmt_ray.jobs.option_values import option_value
@@ -23,22 +25,10 @@ from dmt_ray.options import option_types
 OF_RUNS = {
     *("input", "input_kind", "where", "sample", "limit", "displacements"),  # what a run lists
     *("output", "shard_size", "traversal_only"),  # where it writes
-    *(
-        "mode",
-        "extend",
-        "retry_failed",
-        "max_error_rate",
-        "shard_timeout",
-        "grace",
-        "mask_plan",
-        "dry_run",
-        "estimate",
-    ),
-    *("progress", "report", "ray_address", "gpus_per_actor", "reconstruction_actors", "traversal_actors"),
-    "threads_per_actor",  # of this process torch decides
-    *("mask_column", "mask_folder"),  # edit() takes the mask itself
+    *(field.name for kind in (RunConfig, ComputeConfig) for field in dataclasses.fields(kind)),  # how it works
+    *(field.name for field in dataclasses.fields(MaskConfig)),  # edit() takes the mask itself
     *("attribute_columns", "neighbors_by"),  # of tables of inputs
-}
+} - {"batch_size", "allow_cpu_fallback"}
 #: Options that are parameters of their own.
 PARAMETERS = {"reference", "source", "target", "basis", "manifold"}
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 
 from dmt_ray.errors import SettingsError
-from dmt_ray.pipeline import estimating
-from dmt_ray.pipeline.estimating import estimate_sentences, sample_items, time_sample, timed_sentences
+from dmt_ray.pipeline import sample_timing
+from dmt_ray.pipeline.estimating import estimate_sentences, timed_sentences
 from dmt_ray.pipeline.prepare import prepare_run
 from dmt_ray.pipeline.resources import ActorPlan, PoolPlan
 from dmt_ray.pipeline.run import run_job
+from dmt_ray.pipeline.sample_timing import Timed, sample_items, time_sample
 
 
 def test_a_dry_run_estimates_bytes_and_memory(configure, photos, tmp_path):
@@ -53,7 +54,7 @@ def test_more_exemplars_are_counted_in_proportion(configure, monkeypatch):
     run = prepare_run(configure(dry_run=True, estimate=True, traversal="global"))
     items = [item for item in sample_items(run) if item.id != "empty.jpg"]
     whole = time_sample(run, items, 1)
-    monkeypatch.setattr(estimating, "MOST_EXEMPLARS", 2)
+    monkeypatch.setattr(sample_timing, "MOST_EXEMPLARS", 2)
     part = time_sample(run, items, 1)
     assert part.learned == pytest.approx(whole.learned, rel=0.2)  # means and deviations do not grow
     assert whole.images == part.images == len(items)
@@ -62,7 +63,7 @@ def test_more_exemplars_are_counted_in_proportion(configure, monkeypatch):
 
 def test_the_time_is_that_of_the_slower_pool(configure):
     run = prepare_run(configure(dry_run=True, estimate=True))
-    timed = estimating.Timed("cpu", 3, 1.0, 8.0, 60.0, 1e6, 2e9, 1e6, 3e6, [])
+    timed = Timed("cpu", 3, 1.0, 8.0, 60.0, 1e6, 2e9, 1e6, 3e6, [])
     cpus = PoolPlan(ActorPlan(1, 1, 0, 4), ActorPlan(4, 2, 0, 4))
     (time_, learning, memory, written) = timed_sentences(run, timed, cpus)
     assert "6 photos take 54 s of one actor, and about 12 s on this machine" in time_
