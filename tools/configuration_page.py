@@ -1,6 +1,6 @@
 """Write docs/configuration.md, which lists every option, from the dataclasses that define them.
 
-    python tools/configuration_page.py
+    python tools/configuration_page.py [FILE]
 
 A test compares the page with what this would write.
 """
@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import sys
 import textwrap
 import typing
 from collections import Counter
@@ -184,4 +185,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    (Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE).write_text(page(), encoding="utf-8")
