@@ -17,7 +17,8 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,12 @@ from planning import anonymous_bytes
 
 from dmt_ray.errors import DmtError
 from dmt_ray.method.colorizer import assemble, working_luma
+from dmt_ray.pipeline.attempts import Place
+from dmt_ray.pipeline.dispatch import ShardStream
+from dmt_ray.pipeline.no_progress import ProgressWatch
+from dmt_ray.pipeline.resources import ActorPlan, PoolPlan
+from dmt_ray.pipeline.sharing import start_attempts
+from dmt_ray.pipeline.summary import ShardSummary
 from dmt_ray.report import scaling_constants as known
 from dmt_ray.report.node_losses import mean_losses, simulate_losses
 from dmt_ray.storage.files import list_files, read_bytes
@@ -110,16 +117,39 @@ def _row_bytes(rows: int = 3200) -> float:
         return (size - pictures) / rows
 
 
-def _shard_costs(shards: int = 4000) -> dict[known.Constant, float]:
-    """Return bytes and seconds of the driver for each shard that it hands to Ray Data, as a run does."""
+class _Instant:
+    """An actor that does nothing, at once."""
+
+    def __init__(self, shared: Any, threads: int) -> None:
+        self.place = Place("node", "ip", 0)
+
+    def loaded(self) -> Place:
+        return self.place
+
+    def traverse_shard(self, number: int) -> tuple[bytes, int]:
+        return bytes(200_000), 1  # too large to travel with the answer, as shards are
+
+    def finish(self, number: int, payload: bytes, attempts: int) -> ShardSummary:
+        return ShardSummary(number, 1, 0, 0.0, 0.0, 0.0)
+
+
+def _shard_costs(shards: int = 3000) -> dict[known.Constant, float]:
+    """Return bytes and seconds of the driver for each shard that it hands out and hears of, as a run does."""
     import ray
 
-    ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level=logging.WARNING)
-    ray.data.from_items([{"shard": 0}], override_num_blocks=1)  # the first call loads modules
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.WARNING)
+    size = ActorPlan(1, 0.5, 0, 1)
+    shared: Any = SimpleNamespace(attempts_actor=start_attempts())
+
+    def run(count: int) -> int:
+        kinds = (_Instant, _Instant)
+        with ShardStream(range(count), shared, PoolPlan(size, size), ProgressWatch(600), kinds) as stream:
+            return sum(summary.rows for summary in stream)
+
+    run(50)  # the first shards load modules
     memory, began = anonymous_bytes(), time.process_time()
-    dataset = ray.data.from_items([{"shard": number} for number in range(shards)], override_num_blocks=shards)
+    assert run(shards) == shards
     spent, grown = time.process_time() - began, anonymous_bytes() - memory
-    assert dataset.count() == shards
     ray.shutdown()
     return {known.SHARD_BYTES: grown / shards, known.SHARD_SECONDS: spent / shards}
 

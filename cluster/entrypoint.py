@@ -1,13 +1,11 @@
-"""Run a job's command on a Ray cluster: wait for GPUs if asked, and start it again while it ends incomplete.
+"""Run a job's command on a Ray cluster, and start it again while it ends incomplete.
 
-    python cluster/entrypoint.py [--attempts 3] [--pause 60] [--gpus 8 --at-least 2 --wait 1800] COMMAND...
+    python cluster/entrypoint.py [--attempts 3] [--pause 60] COMMAND...
 
 COMMAND is started again only when it exits with 3, which means that shards are missing and that the same command
-does them. 2 (bad settings) and 4 (too many error rows) would end the same way again, so they are passed on at once,
-as is every other code. With --gpus the cluster's autoscaler is asked for so many GPUs first, because a job sizes its
-pools by what the cluster has when it starts.
-
-Needs nothing but Ray. Give COMMAND the mode resume, the default: with overwrite each attempt would begin at nothing.
+does them. 2 (bad settings) and 4 (too many error rows) would end the same way again, so they are passed on at
+once, as is every other code. Needs nothing but Python. Give COMMAND the mode resume, the default: with overwrite each
+attempt would begin at nothing.
 """
 
 from __future__ import annotations
@@ -25,9 +23,8 @@ logger = logging.getLogger("entrypoint")
 
 #: What a job exits with when the same command would do the rest.
 INCOMPLETE = 3
-#: Seconds between two looks at the clock, the signals and the cluster.
+#: Seconds between two looks at the clock and the signals.
 TICK_S = 0.2
-LOOK_S = 5.0
 
 
 class Stop:
@@ -52,17 +49,12 @@ class Stop:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit code of the last attempt, 128 + N after signal N; 3 when the GPUs did not come."""
+    """Return the exit code of the last attempt, 128 + N after signal N."""
     options = parser().parse_args(argv)
     if not options.command:
         parser().error("name the COMMAND to run")
-    if (options.at_least or 0) > (options.gpus or 0):
-        parser().error(f"--at-least is {options.at_least}, more than --gpus ({options.gpus or 0})")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s entrypoint: %(message)s", datefmt="%H:%M:%S")
-    stop = Stop()
-    if options.gpus and not wait_for_gpus(options.gpus, options.at_least or options.gpus, options.wait, stop):
-        return INCOMPLETE
-    return run_attempts(options.command, options.attempts, options.pause, stop)
+    return run_attempts(options.command, options.attempts, options.pause, Stop())
 
 
 def run_attempts(command: Sequence[str], attempts: int, pause: float, stop: Stop) -> int:
@@ -89,39 +81,11 @@ def run_attempts(command: Sequence[str], attempts: int, pause: float, stop: Stop
     return code
 
 
-def wait_for_gpus(wanted: int, enough: int, seconds: float, stop: Stop) -> bool:
-    """Ask the autoscaler for GPUs and wait; return whether there are enough of them.
-
-    Parameters:
-        wanted: GPUs to ask for. The request stands until the cluster ends, so a lost node is replaced.
-        enough: how many will do when the time is over.
-        seconds: how long to wait for all of them.
-        stop: the wait ends once this is true.
-    """
-    import ray
-    from ray.autoscaler.sdk import request_resources
-
-    ray.init(address="auto", log_to_driver=False)
-    try:
-        request_resources(bundles=[{"GPU": 1}] * wanted)
-        end = time.monotonic() + seconds
-        logger.info("asked for %d GPUs; waiting %g s for them", wanted, seconds)
-        while (there := ray.cluster_resources().get("GPU", 0)) < wanted and time.monotonic() < end and not stop:
-            stop.sleep(min(LOOK_S, max(0.0, end - time.monotonic())))
-    finally:
-        ray.shutdown()
-    logger.info("%g of %d GPUs are there; %d are enough", there, wanted, enough)
-    return there >= enough and not stop
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the options; ``command`` is what remains behind them."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--attempts", type=_positive, default=3, help="starts of COMMAND at most (default 3)")
     made.add_argument("--pause", type=float, default=60, help="seconds before the second attempt (default 60)")
-    made.add_argument("--gpus", type=_positive, help="GPUs to ask the autoscaler for (default: ask for none)")
-    made.add_argument("--at-least", type=_positive, help="GPUs that will do after --wait (default: all of them)")
-    made.add_argument("--wait", type=float, default=1800, help="seconds to wait for the GPUs (default 1800)")
     made.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND...", help="such as python job.py")
     return made
 

@@ -58,6 +58,24 @@ def ray_host_and_port(address: str) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
+def pool_range(size: int | str) -> tuple[int, int]:
+    """Return the least and the most actors of a pool: ``8`` is 8 of each, ``"2:64"`` is 2 and 64.
+
+    Raises:
+        ValueError: it is neither, or the least is below 1 or above the most.
+    """
+    least, colon, most = str(size).partition(":")
+    pair = (int(least), int(most if colon else least))
+    if not 1 <= pair[0] <= pair[1]:
+        raise ValueError(f"{size} is no range from 1 upwards")
+    return pair
+
+
+def is_elastic(size: int | str | None) -> bool:
+    """Tell whether a pool's size is a range."""
+    return isinstance(size, str) and ":" in size
+
+
 @dataclass(frozen=True)
 class InputConfig:
     """What to read. Every place is a local path, a glob, or a URI that fsspec knows (s3://, gs://, ...)."""
@@ -167,6 +185,9 @@ class RunConfig:
     """Exit with code 4 when a larger share of the rows is errors, 0 to 1; stop early when that is almost certain."""
     shard_timeout: float | None = None
     """Seconds for one stage of one shard; a process that takes longer is ended, and the shard done again."""
+    no_progress_timeout: float = 1800.0
+    """Seconds without any progress (a stage of a shard that begins or ends) until the run says which processes are
+    stuck where, ends them and does their shards again; where there are none, it exits with code 3."""
     grace: float = 30.0
     """Seconds that running shards are given to end after Ctrl-C or SIGTERM."""
     mask_plan: bool = False
@@ -188,6 +209,8 @@ class RunConfig:
         require(0 <= self.max_error_rate <= 1, "max_error_rate", self.max_error_rate, "between 0 and 1")
         timeout = self.shard_timeout
         require(timeout is None or 0 < timeout < math.inf, "shard_timeout", timeout, "above 0")
+        idle = self.no_progress_timeout
+        require(0 < idle < math.inf, "no_progress_timeout", idle, "above 0")
         require(0 <= self.grace < math.inf, "grace", self.grace, "at least 0")
         require(self.dry_run or not self.estimate, "estimate", True, "given with --dry-run")
         for option in ("extend", "retry_failed"):
@@ -206,10 +229,17 @@ class ComputeConfig:
     """GPUs per reconstruction actor when the cluster has GPUs; fractions are allowed."""
     allow_cpu_fallback: bool = False
     """Compute on the CPU, with a warning, where Ray gives a GPU that does not answer; that is an error otherwise."""
-    reconstruction_actors: int | None = None
-    """Size of the reconstruction pool."""
-    traversal_actors: int | None = None
-    """Size of the traversal pool."""
+    reconstruction_actors: int | str | None = None
+    """Size of the reconstruction pool: a number, or MIN:MAX such as 2:64 for a pool that grows and shrinks with the
+    cluster. The run begins once MIN actors have room; what is missing to MAX is what an autoscaler sees as demand."""
+    traversal_actors: int | str | None = None
+    """Size of the traversal pool, in the same way. Default beside a MIN:MAX reconstruction pool: 1 to a quarter of
+    it."""
+    wait_for_workers: float | None = None
+    """Seconds to wait until nodes have room for the pools. Default: 1800 with --wait-for-gpus or a MIN:MAX pool,
+    else 0."""
+    wait_for_gpus: int | None = None
+    """Begin only when the cluster has so many GPUs; its autoscaler is asked for them."""
     batch_size: int | Literal["auto"] = "auto"
     """Images inverted side by side, of one shard. auto takes what fits a GPU's memory, and 8 on a CPU. Results agree
     across batch sizes up to rounding."""
@@ -223,9 +253,20 @@ class ComputeConfig:
         named = self.ray_address in ("auto", LOCAL_RAY) or ray_host_and_port(self.ray_address) is not None
         require(named, "ray_address", self.ray_address, "auto, local, HOST:PORT or ray://HOST:PORT")
         require(self.gpus_per_actor > 0, "gpus_per_actor", self.gpus_per_actor, "above 0")
-        for option in ("reconstruction_actors", "traversal_actors", "batch_size", "threads_per_actor"):
+        for option in ("batch_size", "threads_per_actor", "wait_for_gpus"):
             value = getattr(self, option)
             require(value in (None, "auto") or value >= 1, option, value, "at least 1")
+        for option in ("reconstruction_actors", "traversal_actors"):
+            require(_is_pool_size(getattr(self, option)), option, getattr(self, option), "at least 1, or MIN:MAX")
+        seconds = self.wait_for_workers
+        require(seconds is None or 0 <= seconds < math.inf, "wait_for_workers", seconds, "at least 0")
+
+
+def _is_pool_size(size: int | str | None) -> bool:
+    try:
+        return size is None or bool(pool_range(size))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)

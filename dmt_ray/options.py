@@ -175,8 +175,22 @@ def option_types(config: type) -> dict[str, Any]:
     return types
 
 
+def _without_base_60(tag: str, pattern: re.Pattern[str]) -> re.Pattern[str]:
+    """Return YAML's pattern of a type; that of numbers without those that have colons."""
+    numbers = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+    return re.compile(f"(?!.*:)(?:{pattern.pattern})", pattern.flags) if tag in numbers else pattern
+
+
 class _PlainLoader(yaml.SafeLoader):
-    """Reads YAML without aliases: a few lines of them can stand for more values than any memory holds."""
+    """Reads YAML without aliases: a few lines of them can stand for more values than any memory holds.
+
+    Nor does it take 1:8 for a number to the base of 60: it is a range.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class declares it
+        first: [(tag, _without_base_60(tag, pattern)) for tag, pattern in resolvers]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Compose a node, unless it is an alias."""

@@ -57,6 +57,16 @@ def test_yaml_takes_every_kind_of_value_and_the_command_line_wins(tmp_path):
     assert parsed(f"--config={file}").model.size == 96
 
 
+def test_the_size_of_a_pool_is_a_number_or_a_range(tmp_path):
+    (tmp_path / "run.yaml").write_text("traversal_actors: 1:8\nreconstruction_actors: 12\n")  # 1:8 is YAML's 68
+    compute = parsed("--config", str(tmp_path / "run.yaml")).compute
+    assert (compute.traversal_actors, compute.reconstruction_actors) == ("1:8", 12)
+    assert parsed("--reconstruction-actors", "2:64").compute.reconstruction_actors == "2:64"
+    for wrong in ("0", "8:2", "0:3", "2:", ":2", "a:b"):
+        with pytest.raises(SettingsError, match=r"--reconstruction-actors is .*at least 1, or MIN:MAX"):
+            parsed("--reconstruction-actors", wrong)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

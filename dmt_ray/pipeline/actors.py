@@ -27,31 +27,19 @@ from dmt_ray.output.plan import Plan, Shard, load_plan, plan_from_bytes
 from dmt_ray.output.retry_failed import failed_items, with_kept_rows
 from dmt_ray.output.rows import consistent
 from dmt_ray.output.shard_file import DamagedShardError
+from dmt_ray.pipeline.attempts import EXEMPLARS, Place
 from dmt_ray.pipeline.bisecting import DeviceLostError
 from dmt_ray.pipeline.crash_report import CrashTrace, kill_after, start_crash_trace
 from dmt_ray.pipeline.devices import claim_device
 from dmt_ray.pipeline.metrics import ActorMetrics, Metrics
 from dmt_ray.pipeline.shard_processor import ShardProcessor
-from dmt_ray.pipeline.summary import ShardSummary, summarize, to_table
+from dmt_ray.pipeline.summary import ShardSummary, summarize
 from dmt_ray.storage.inputs.registry import InputItem
 
 logger = logging.getLogger(__name__)
 
-#: One row per shard between the two kinds of actor; the fields of ``TraversedShard``.
-PAYLOAD_SCHEMA = pa.schema([("shard", pa.int64()), ("payload", pa.large_binary()), ("attempts", pa.int64())])
 #: Seconds between two notes of how many exemplars were read.
 NOTE_S = 1.0
-
-
-@dataclass(frozen=True)
-class TraversedShard:
-    """A shard between the two kinds of actor."""
-
-    shard: int
-    payload: bytes
-    """Its images as an Arrow IPC stream of ``TRAVERSED_SCHEMA``."""
-    attempts: int
-    """How often its traversal was begun."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +68,7 @@ class ShardActor:
     """What both kinds of actor share: a ``ShardProcessor`` on the device that Ray gave this process."""
 
     def __init__(self, shared: Shared, threads: int) -> None:
+        self.place = note_place(shared.attempts_actor)
         configure_worker(threads)
         self.gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
         self.shared = shared
@@ -101,6 +90,10 @@ class ShardActor:
             gpu_share=float(ray.get_runtime_context().get_assigned_resources().get("GPU", 1.0)),
         )
         shared.attempts_actor.note_actor.remote(type(self).__name__)
+
+    def loaded(self) -> Place:
+        """Return where this process runs, once the model is loaded."""
+        return self.place
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -141,35 +134,26 @@ class ShardActor:
 
 
 class TraversalActor(ShardActor):
-    """Shards of items in, shards of sources and displacements out."""
+    """Numbers of shards in, tables of sources and displacements out."""
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Take a table of shard numbers; return a table of ``PAYLOAD_SCHEMA``."""
-        done = (self.traverse_shard(number) for number in batch["shard"].to_pylist())
-        return pa.Table.from_pylist([vars(each) for each in done if each is not None], PAYLOAD_SCHEMA)
+    def traverse_shard(self, number: int) -> tuple[pa.Table | None, int]:
+        """Traverse one shard.
 
-    def traverse_shard(self, number: int) -> TraversedShard | None:
-        """Traverse one shard; None when it must not begin."""
+        Returns a table of ``TRAVERSED_SCHEMA`` and how often this was begun; None and 0 when it must not begin.
+        """
         attempts = self.begin("traverse", number)
         if not attempts:
-            return None
+            return None, 0
         shard = self.plan.file.shard(number)
         timeout = self.shared.config.run.shard_timeout
         with kill_after(timeout), leaving_a_lost_device(), self.metrics.working("traverse", number):
-            table = self.traverse(shard, items_todo(self.shared, shard, self.expected))
-        return TraversedShard(number, to_ipc(table), attempts)
+            return self.traverse(shard, items_todo(self.shared, shard, self.expected)), attempts
 
 
 class ReconstructionActor(ShardActor):
-    """Shards of displacements in, committed Parquet files out, and a small summary for the driver."""
+    """Tables of displacements in, committed Parquet files out, and a small summary for the driver."""
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Take a table of ``PAYLOAD_SCHEMA``; return a table of ``SUMMARY_SCHEMA``."""
-        columns = zip(batch["shard"], batch["payload"], batch["attempts"], strict=True)
-        done = (self.finish(shard.as_py(), payload.as_buffer(), tries.as_py()) for shard, payload, tries in columns)
-        return to_table(summary for summary in done if summary is not None)
-
-    def finish(self, number: int, payload: pa.Buffer, attempts: int) -> ShardSummary | None:
+    def finish(self, number: int, traversed: pa.Table, attempts: int) -> ShardSummary | None:
         """Reconstruct and commit one shard; None when it must not begin."""
         begun = self.begin("reconstruct", number)
         if not begun:
@@ -181,7 +165,7 @@ class ReconstructionActor(ShardActor):
 
         timeout = self.shared.config.run.shard_timeout
         with kill_after(timeout), leaving_a_lost_device(), self.metrics.working("reconstruct", number):
-            table = self.processor.reconstruct(from_ipc(payload), max(attempts, begun))
+            table = self.processor.reconstruct(traversed, max(attempts, begun))
             summary = finish_shard(self.shared, self.carrier, self.expected, shard, table, edit)
         return replace(
             summary,
@@ -211,6 +195,7 @@ def make_exemplars(
     arrays: Arrays, sets: ExemplarSets, config: JobConfig, threads: int, judge: JudgeModel | None, attempts_actor: Any
 ) -> tuple[Arrays, LearnReport]:
     """Make the exemplars once, on a GPU when Ray gave one; they stay in the object store. See learn_exemplars."""
+    note_place(attempts_actor)
     configure_worker(threads)
     node, allow_cpu = ray.util.get_node_ip_address(), config.compute.allow_cpu_fallback
     device = claim_device(ray.get_gpu_ids(), node, allow_cpu=allow_cpu)
@@ -223,6 +208,14 @@ def make_exemplars(
             attempts_actor.note_exemplars.remote(read)
 
     return learn_exemplars(arrays, sets, config, device, judge, note)
+
+
+def note_place(attempts_actor: Any) -> Place:
+    """Tell the run's ``Attempts`` where this process runs; return it."""
+    context = ray.get_runtime_context()
+    place = Place(context.get_node_id(), ray.util.get_node_ip_address(), os.getpid())
+    attempts_actor.note_place.remote(context.get_actor_id() or EXEMPLARS, place)
+    return place
 
 
 def expected_of(shared: Shared, plan: Plan) -> Expected:

@@ -7,6 +7,23 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass
+
+#: Who learns the exemplars, among those that note their place.
+EXEMPLARS = "exemplars"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process runs."""
+
+    node: str
+    """Ray's id of its node."""
+    ip: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.ip}"
 
 
 class Attempts:
@@ -19,6 +36,7 @@ class Attempts:
         self._exemplars = 0
         self._actors: Counter[str] = Counter()
         self._running: set[tuple[str, int]] = set()
+        self._places: dict[str, Place] = {}
 
     def begin(self, stage: str, shard: int) -> int:
         """Count a try of a stage; return the tries so far, this one included, or 0 when it must not begin."""
@@ -57,6 +75,14 @@ class Attempts:
     def note_actor(self, kind: str) -> None:
         """Note that one more actor of a kind has loaded its model."""
         self._actors[kind] += 1
+
+    def note_place(self, who: str, place: Place) -> None:
+        """Note where an actor, told by its id, or the learning of the exemplars now runs."""
+        self._places[who] = place
+
+    def places(self) -> dict[str, Place]:
+        """Return where everybody runs or has run."""
+        return self._places
 
     def start(self) -> tuple[int, dict[str, int]]:
         """Return how many exemplars were read, and how many actors of each kind have been ready."""

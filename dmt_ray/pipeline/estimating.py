@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
+from dmt_ray.config import is_elastic
 from dmt_ray.errors import DmtError
 from dmt_ray.pipeline.prepare import PreparedRun
 from dmt_ray.pipeline.resources import PoolPlan, plan_pools
@@ -31,7 +33,10 @@ def estimate_sentences(run: PreparedRun) -> Iterator[str]:
         return
     items = sample_items(run)
     if run.config.run.estimate:
-        pools = plan_pools([_this_machine()], run.config.compute, len(run.todo))
+        compute = run.config.compute
+        if is_elastic(compute.reconstruction_actors) or is_elastic(compute.traversal_actors):
+            compute = replace(compute, reconstruction_actors=None, traversal_actors=None)  # no machine grows
+        pools = plan_pools([_this_machine()], compute, len(run.todo))
         yield from timed_sentences(run, time_sample(run, items, pools.reconstruction.threads), pools)
         return
     yield from _byte_sentences(run, items)

@@ -8,12 +8,17 @@ from ray.exceptions import RayError, RayTaskError
 
 from dmt_ray.errors import DmtError
 from dmt_ray.pipeline.cluster import ClusterLostError
+from dmt_ray.pipeline.no_progress import NoProgressError
 from dmt_ray.pipeline.stopping import GraceOverError
+from dmt_ray.pipeline.waiting import WorkersMissingError
 
 logger = logging.getLogger(__name__)
 
 #: Errors that need no traceback: this program's own, and those of a cluster, a network or a disk that fails.
-_EXPLAINED = (DmtError, GraceOverError, ClusterLostError, RayError, OSError)
+_EXPLAINED = (
+    *(DmtError, GraceOverError, ClusterLostError, NoProgressError, WorkersMissingError),
+    *(RayError, OSError),
+)
 
 
 def log_failure(error: Exception) -> None:

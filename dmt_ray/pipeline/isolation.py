@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from dmt_ray.output.input_columns import InputColumns
 from dmt_ray.output.plan import Plan
 from dmt_ray.output.schema import rows_table
 from dmt_ray.pipeline.actors import IsolationActor, Shared, expected_of, finish_shard, from_ipc, items_todo
+from dmt_ray.pipeline.attempts import Place
 from dmt_ray.pipeline.crash_report import CrashTrace, cause_of_death, discard_traces
+from dmt_ray.pipeline.no_progress import ProgressWatch, end_processes
 from dmt_ray.pipeline.resources import ActorPlan
 from dmt_ray.pipeline.shard_processor import crash_row
 from dmt_ray.pipeline.summary import ShardSummary
@@ -25,6 +28,10 @@ from dmt_ray.storage.inputs.registry import InputItem
 
 logger = logging.getLogger(__name__)
 
+#: Seconds between two looks for images that make no progress.
+LOOK_S = 1.0
+#: How a process died that made none.
+STUCK = "it made no progress for --no-progress-timeout and was ended"
 #: Tries of one image alone: a second one, because a process can also die of something else.
 IMAGE_TRIES = 2
 
@@ -38,16 +45,21 @@ class _ImageTries:
     tries: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Worker:
     """An isolation actor with a loaded model, and what will tell how its process died."""
 
     actor: Any
+    place: Place
     trace: CrashTrace
+    since: float
+    """When it was given its image."""
+    stuck: bool = False
+    """It was ended because it made no progress."""
 
 
 def isolate_shards(
-    shards: Plan, shared: Shared, plan: ActorPlan, stopped: Callable[[], bool]
+    shards: Plan, shared: Shared, plan: ActorPlan, stopped: Callable[[], bool], watch: ProgressWatch
 ) -> Iterator[ShardSummary]:
     """Run the images of the shards one by one, each in a process that may die; commit the shards; yield summaries.
 
@@ -56,13 +68,14 @@ def isolate_shards(
         shared: what the run's actors share.
         plan: how many processes to use.
         stopped: tells that no image may begin any more; the current shard is not committed then.
+        watch: is told of each image that is done, and says how long one may take.
 
     Raises:
         ray.exceptions.RayError: a process dies before it got an image, so no image is to blame.
         StorageError: a shard cannot be written.
     """
     carrier, expected = InputColumns(shards.input_columns, shards.containers), expected_of(shared, shards)
-    with _Pool(shared, plan) as pool:
+    with _Pool(shared, plan, watch) as pool:
         for shard in shards:
             if stopped():
                 return
@@ -83,8 +96,9 @@ class _StoppedError(Exception):
 class _Pool:
     """Isolation actors, as many as the plan has; a dead one is replaced when the next is needed."""
 
-    def __init__(self, shared: Shared, plan: ActorPlan) -> None:
+    def __init__(self, shared: Shared, plan: ActorPlan, watch: ProgressWatch) -> None:
         self._shared, self._plan = shared, plan
+        self.watch = watch
         self.size = plan.actors
         self._idle: list[_Worker] = []
         self._busy: list[_Worker] = []
@@ -102,6 +116,7 @@ class _Pool:
         """Return a worker for one image."""
         worker = self._idle.pop() if self._idle else self._start()
         self._busy.append(worker)
+        worker.since = time.monotonic()
         return worker
 
     def give_back(self, worker: _Worker) -> None:
@@ -113,14 +128,28 @@ class _Pool:
         """Forget a worker whose process died, so that the next is a new one; return how it died."""
         self._busy.remove(worker)
         ray.kill(worker.actor)
-        return cause_of_death(error, worker.trace)
+        cause = cause_of_death(error, worker.trace)
+        return STUCK if worker.stuck else cause
+
+    def end_stuck(self) -> None:
+        """End the workers that have been at one image for longer than a run may be without progress."""
+        now = time.monotonic()
+        stuck = [each for each in self._busy if not each.stuck and now - each.since > self.watch.timeout]
+        for worker, found in zip(stuck, end_processes([each.place for each in stuck]), strict=True):
+            logger.error(
+                "An image alone has made no progress for %.0f s, %s. %s", now - worker.since, worker.place, found
+            )
+            worker.stuck = True
+            ray.kill(worker.actor)
 
     def _start(self) -> _Worker:
         kind: Any = ray.remote(
             num_cpus=self._plan.num_cpus, num_gpus=self._plan.num_gpus, max_restarts=0, max_task_retries=0
         )(IsolationActor)
         actor = kind.remote(self._shared, self._plan.threads)
-        return _Worker(actor, ray.get(actor.ready.remote()))
+        place, trace = ray.get([actor.loaded.remote(), actor.ready.remote()], timeout=self.watch.timeout)
+        self.watch.note()
+        return _Worker(actor, place, trace, time.monotonic())
 
 
 def _run_one_by_one(
@@ -143,7 +172,12 @@ def _run_one_by_one(
             running[worker.actor.edit.remote(shard, image.item, before + image.tries)] = (worker, image)
         if not running:
             raise _StoppedError
-        (ready,), _ = ray.wait(list(running), num_returns=1)
+        done, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_S)
+        if not done:
+            pool.end_stuck()
+            continue
+        pool.watch.note()
+        (ready,) = done
         worker, image = running.pop(ready)
         try:
             rows[image.index] = from_ipc(ray.get(ready))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dmt_ray.config import ComputeConfig
+from dmt_ray.config import ComputeConfig, is_elastic, pool_range
 from dmt_ray.errors import SettingsError
 
 #: Torch threads of a CPU actor when the option is left alone: more actors use many cores better than more threads.
@@ -15,6 +15,8 @@ DEFAULT_THREADS = 4
 MAX_THREADS = 8
 #: With at least so many GPU slots, some of them go to the traversal whole; below, traversal shares a slot.
 WHOLE_SLOTS = 5
+#: Of the GPUs or threads of a slot in a cluster that changes, the traversal asks for so much, wherever it finds room.
+_TRAVERSAL_SHARE = {"GPU": 1 / 4, "CPU": 1 / 8}
 
 
 @dataclass(frozen=True)
@@ -22,18 +24,26 @@ class ActorPlan:
     """One pool: how many actors, and what each asks for."""
 
     actors: int
+    """At most."""
     num_cpus: float
     num_gpus: float
     threads: int
+    least: int | None = None
+    """Actors to begin with, in a pool that grows and shrinks with the cluster; None: the cluster has room for all."""
+
+    @property
+    def share(self) -> str:
+        """What each actor asks Ray for, in words."""
+        return f"{self.num_gpus:g} GPU" if self.num_gpus else f"{self.num_cpus:g} CPU"
 
     def __str__(self) -> str:
-        share = f"{self.num_gpus:g} GPU" if self.num_gpus else f"{self.num_cpus:g} CPU"
-        return f"{self.actors} x ({share}, {self.threads} torch threads)"
+        count = self.actors if self.least is None else f"{self.least}:{self.actors}"
+        return f"{count} x ({self.share}, {self.threads} torch threads)"
 
 
 @dataclass(frozen=True)
 class PoolPlan:
-    """Both pools. Their sums stay below what the cluster has, so that Ray's own tasks always find a CPU."""
+    """Both pools. Unless they grow with the cluster, they find room in it as it is."""
 
     traversal: ActorPlan
     reconstruction: ActorPlan
@@ -51,23 +61,93 @@ def plan_pools(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig, sha
     actor asks for half the cores that its torch threads use, for the same reason. Reconstruction is more
     work than traversal, whose search grows with the references, so its pool is larger.
 
+    Where a pool grows with the cluster, each slot (the GPUs or threads of one actor) has room for one reconstruction
+    actor and one traversal actor, whatever node it is on.
+
     Raises:
-        SettingsError: the cluster has neither CPUs nor GPUs, or the options ask for more GPUs than it has.
+        SettingsError: the cluster has neither CPUs nor GPUs, or the options ask for more than it has.
     """
+    if is_elastic(compute.reconstruction_actors) or is_elastic(compute.traversal_actors):
+        return _plan_elastic(nodes, compute)
     if sum(node.get("GPU", 0) for node in nodes) > 0:
         return _plan_gpus(nodes, compute)
     return _plan_cpus(nodes, compute, shards)
 
 
-def _plan_gpus(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) -> PoolPlan:
-    share = compute.gpus_per_actor
-    gpus = sum(node.get("GPU", 0) for node in nodes)
+def _plan_elastic(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) -> PoolPlan:
+    on_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
+    if on_gpus:
+        kind, slot = "GPU", compute.gpus_per_actor
+        slots = _gpu_slots(nodes, slot)
+        threads = compute.threads_per_actor or DEFAULT_THREADS
+    else:
+        cores = _cores(nodes)
+        threads = compute.threads_per_actor or min(max(cores), DEFAULT_THREADS)
+        kind, slot, slots = "CPU", float(threads), sum(core // threads for core in cores)
+    reconstruction = _range(compute.reconstruction_actors, (1, max(1, slots)))
+    traversal = _range(compute.traversal_actors, (1, math.ceil(reconstruction[1] / 4)))
+    if slots < reconstruction[0]:
+        raise SettingsError(
+            f"{reconstruction[0]} reconstruction actors of {slot:g} {kind}s each are the fewest that "
+            f"--reconstruction-actors allows, and the cluster has room for {slots}. Give --wait-for-workers the "
+            "seconds to wait for more nodes."
+        )
+
+    def plan(size: tuple[int, int], share: float) -> ActorPlan:
+        cpus, gpus = (0.0, _round(slot * share)) if on_gpus else (_round(slot * share), 0.0)
+        return ActorPlan(size[1], cpus, gpus, threads, least=size[0])
+
+    share = _TRAVERSAL_SHARE[kind]
+    return PoolPlan(plan(traversal, share), plan(reconstruction, 1 - share))
+
+
+def _range(size: int | str | None, default: tuple[int, int]) -> tuple[int, int]:
+    """Return the least and most actors; a plain number works with as few as there is room for."""
+    if size is None:
+        return default
+    least, most = pool_range(size)
+    return (least if is_elastic(size) else 1, most)
+
+
+def _number(size: int | str | None) -> int | None:
+    return None if size is None else pool_range(size)[1]
+
+
+def _gpu_slots(nodes: Sequence[Mapping[str, float]], share: float) -> int:
+    """Return how many actors of so many GPUs have room; each needs its GPUs on one node.
+
+    Raises:
+        SettingsError: none has.
+    """
     slots = sum(math.floor(node.get("GPU", 0) / share + 1e-9) for node in nodes)
     if slots < 1:
+        gpus = sum(node.get("GPU", 0) for node in nodes)
         raise SettingsError(
             f"--gpus-per-actor is {share:g}, but no node of the cluster has so many GPUs ({gpus:g} in all)."
         )
-    asked_t, asked_r = compute.traversal_actors, compute.reconstruction_actors
+    return slots
+
+
+def _cores(nodes: Sequence[Mapping[str, float]]) -> list[int]:
+    """Return the whole CPUs of each node that has any.
+
+    Raises:
+        SettingsError: none has.
+    """
+    cores = [math.floor(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
+    if not cores:
+        raise SettingsError(
+            "The Ray cluster has no CPUs and no GPUs to run on. Where its workers are still to come, give "
+            "--wait-for-workers the seconds to wait for them."
+        )
+    return cores
+
+
+def _plan_gpus(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) -> PoolPlan:
+    share = compute.gpus_per_actor
+    gpus = sum(node.get("GPU", 0) for node in nodes)
+    slots = _gpu_slots(nodes, share)
+    asked_t, asked_r = _number(compute.traversal_actors), _number(compute.reconstruction_actors)
     if slots < WHOLE_SLOTS and asked_t in (None, 1) and (asked_r is None or asked_r <= slots):
         # A whole slot for the smaller part of the work would waste it: the traversal lives beside a reconstruction.
         traversal, reconstruction = 1, asked_r or slots
@@ -89,17 +169,15 @@ def _plan_gpus(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) -> 
 
 
 def _plan_cpus(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig, shards: int | None) -> PoolPlan:
-    cores = [math.floor(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
+    cores = _cores(nodes)
     total = sum(cores)
-    if total < 1:
-        raise SettingsError("The Ray cluster has no CPUs and no GPUs to run on.")
-    asked = compute.reconstruction_actors
+    asked = _number(compute.reconstruction_actors)
     per_shard = min(MAX_THREADS, total // shards) if shards else 0
     threads = compute.threads_per_actor or min(max(cores), max(DEFAULT_THREADS, per_shard))
     if asked is not None and compute.threads_per_actor is None:
         threads = max(1, min(MAX_THREADS, max(cores), total // asked))
     reconstruction = asked or max(1, sum(core // threads for core in cores))
-    traversal = compute.traversal_actors or max(1, round(reconstruction / 4))
+    traversal = _number(compute.traversal_actors) or max(1, round(reconstruction / 4))
     # Half a CPU per thread, but never so much that less than one CPU is left (on one CPU: half of it).
     free = total - 1 if total > 1 else 0.5
     traversal_cpus = min(0.5 if total > 2 else 0.25, free / 2 / traversal)

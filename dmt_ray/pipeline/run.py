@@ -29,6 +29,7 @@ from dmt_ray.storage.models.manifolds import RECORD_NAME, open_arrays
 if TYPE_CHECKING:
     from dmt_ray.pipeline.actors import Shared
     from dmt_ray.pipeline.cluster import Cluster
+    from dmt_ray.pipeline.no_progress import ProgressWatch
     from dmt_ray.pipeline.resources import PoolPlan
     from dmt_ray.pipeline.start_progress import StartProgress
 
@@ -182,19 +183,27 @@ def _run_on_ray(run: PreparedRun, outcome: RunOutcome, stopper: Stopper) -> None
     from dmt_ray.pipeline.cluster import Cluster
     from dmt_ray.pipeline.devices import NoDeviceError
     from dmt_ray.pipeline.failures import log_failure
+    from dmt_ray.pipeline.no_progress import LearningWatch, ProgressWatch
+    from dmt_ray.pipeline.sharing import share_exemplars, start_attempts
     from dmt_ray.pipeline.start_progress import StartProgress
-    from dmt_ray.pipeline.stream import share_exemplars, start_attempts
+    from dmt_ray.pipeline.waiting import asking_for_workers, wait_for_workers
 
-    with Cluster(run.config.compute.ray_address) as cluster:
+    compute = run.config.compute
+    with Cluster(compute.ray_address) as cluster, asking_for_workers(compute):
         attempts_actor = start_attempts()
         count = sum(len(found.items) for found in run.exemplars.values())
         start = StartProgress(attempts_actor, count, shown=run.config.run.progress)
+        watch = ProgressWatch(run.config.run.no_progress_timeout)
+        learning = LearningWatch(watch, attempts_actor)
 
         def look() -> None:
             cluster.check()
             start.look()
+            learning.look()
 
         try:
+            call_polling(lambda: wait_for_workers(compute), cluster.check)
+            watch.note()
             shared, pools, learned = call_polling(lambda: share_exemplars(run, attempts_actor), look)
         except DmtError:
             raise
@@ -207,7 +216,7 @@ def _run_on_ray(run: PreparedRun, outcome: RunOutcome, stopper: Stopper) -> None
         if outcome.judge is not None:
             outcome.judge.log()
         logger.info("Actors: traversal %s, reconstruction %s.", pools.traversal, pools.reconstruction)
-        if len(run.todo) < pools.reconstruction.actors:
+        if pools.reconstruction.least is None and len(run.todo) < pools.reconstruction.actors:
             logger.info("Fewer shards than actors: a smaller --shard-size would use more of this cluster.")
         for line in outcome.skipped:
             logger.warning("An exemplar was left out: %s", line)
@@ -216,7 +225,7 @@ def _run_on_ray(run: PreparedRun, outcome: RunOutcome, stopper: Stopper) -> None
         began = time.monotonic()
         try:
             start.wait_for_actors(pools, len(run.todo))
-            _run_shards(run, shared, pools, cluster, outcome, stopper, start)
+            _run_shards(run, shared, pools, cluster, outcome, stopper, start, watch)
         except Exception as error:
             if isinstance(error, NoDeviceError) and not outcome.finished:
                 raise
@@ -246,6 +255,7 @@ def _run_shards(
     outcome: RunOutcome,
     stopper: Stopper,
     start: StartProgress,
+    watch: ProgressWatch,
 ) -> None:
     """Run the shards, and then those that were lost to crashes image by image.
 
@@ -253,8 +263,8 @@ def _run_shards(
         Exception: whatever stops the run before its end.
     """
     from dmt_ray.pipeline.asking import Question
+    from dmt_ray.pipeline.dispatch import ShardStream
     from dmt_ray.pipeline.isolation import isolate_shards
-    from dmt_ray.pipeline.stream import stream_shards
 
     planned, shown = len(run.config.strengths) * run.shards.images, run.config.run.progress
     actors = {
@@ -268,11 +278,12 @@ def _run_shards(
         stopper.look()
         cluster.check()
         start.look()
+        watch.check()
         if shown and (answer := busy.answer()) is not None:
             progress.note_busy(answer)
 
     keep_manifold(run, shared, outcome.judge)
-    stopper.stop_shards = shared.attempts_actor.stop.remote
+    watch.note()
     with stopper, progress:
 
         def count(summary: ShardSummary) -> None:
@@ -283,12 +294,21 @@ def _run_shards(
             progress.add(summary.rows, summary.errors)
             stopper.count(summary.rows, summary.errors)
 
-        for summary in poll_during(stream_shards(run.todo, shared, pools), look):
-            count(summary)
+        with ShardStream(run.todo.numbers, shared, pools, watch) as stream:
+
+            def stop_shards() -> None:
+                stream.stop()
+                shared.attempts_actor.stop.remote()
+
+            stopper.stop_shards = stop_shards
+            for summary in poll_during(iter(stream), look):
+                count(summary)
         lost = run.todo.without(outcome.finished)
         lost = lost.without(committed(lost, run.expected).sound.keys() - run.retry.keys())
         if lost and not stopper.stopping:
-            isolated = isolate_shards(lost, shared, pools.reconstruction, lambda: stopper.stopping)
+            # Only as many processes as have just had room: one that has to wait for it would hold up the others.
+            plan = replace(pools.reconstruction, actors=stream.room)
+            isolated = isolate_shards(lost, shared, plan, lambda: stopper.stopping, watch)
             for summary in poll_during(isolated, look):
                 count(summary)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -36,17 +36,6 @@ class ShardSummary:
     """Its CUDA_VISIBLE_DEVICES."""
 
 
-#: The fields of ``ShardSummary``: how summaries travel from the actors to the driver.
-SUMMARY_SCHEMA = pa.schema(
-    [
-        *(("shard", pa.int64()), ("rows", pa.int64()), ("errors", pa.int64())),
-        *((f"seconds_{stage}", pa.float64()) for stage in STAGES),
-        ("error_types", pa.map_(pa.string(), pa.int64())),
-        *((name, pa.string()) for name in ("worker", "device", "gpus", "visible_gpus")),
-    ]
-)
-
-
 def summarize(shard: int, rows: pa.Table) -> ShardSummary:
     """Return the figures of a shard's rows.
 
@@ -66,13 +55,3 @@ def summarize(shard: int, rows: pa.Table) -> ShardSummary:
         seconds_traverse=traverse,
         seconds_reconstruct=reconstruct,
     )
-
-
-def to_table(summaries: Iterable[ShardSummary]) -> pa.Table:
-    """Return a table of ``SUMMARY_SCHEMA``, a row for each summary."""
-    return pa.Table.from_pylist([vars(summary) for summary in summaries], SUMMARY_SCHEMA)
-
-
-def from_table(table: pa.Table) -> list[ShardSummary]:
-    """Return the summaries of a table of ``SUMMARY_SCHEMA``."""
-    return [ShardSummary(**row) for row in table.to_pylist(maps_as_pydicts="strict")]

@@ -199,6 +199,7 @@ def estimate(plan: PlanCommand, traversal_gpus: int, reconstruction_gpus: int) -
         "the nodes' network": (bytes_in + bytes_out) / (plan.nodes * known.NODE_BYTES.value),
         "reads of the store": 1 / known.READS.value,
         "writes to the store": 1 / plan.shard_size / known.WRITES.value,
+        "the driver": known.SHARD_SECONDS.value / plan.shard_size,
     }
     if traversal_gpus:
         use["traversal actors"] = sum(traversal.values()) / traversal_gpus

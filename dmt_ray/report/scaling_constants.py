@@ -82,18 +82,10 @@ DRIVER_BYTES_PER_IMAGE = Constant(
     129, "bytes/image", "planning, for each image", "docs/inputs.md, CSV, 1 and 2 million", measured=True
 )
 SHARD_BYTES = Constant(
-    1900,
-    "bytes/shard",
-    "the driver's memory for a shard handed to Ray Data",
-    "benchmarks/scaling.py, 4,000 shards",
-    measured=True,
+    1100, "bytes/shard", "the driver's memory for a shard", "benchmarks/scaling.py, 3,000 shards", measured=True
 )
 SHARD_SECONDS = Constant(
-    0.9e-3,
-    "s/shard",
-    "the driver's time to hand a shard to Ray Data",
-    "benchmarks/scaling.py, 4,000 shards",
-    measured=True,
+    2e-3, "s/shard", "the driver's time for a shard", "benchmarks/scaling.py, 3,000 shards", measured=True
 )
 PROCESS_BYTES = Constant(0.7e9, "bytes", "Python, torch and the network", "docs/memory.md", measured=True)
 UTILISATION = Constant(

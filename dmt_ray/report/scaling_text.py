@@ -63,8 +63,8 @@ def plan_sentences(
     memory = known.CARDS[plan.gpu].memory_gb * 1e9
     fits = "" if found.card <= memory else ": too little; the batch is cut in half until it fits"
     yield f"GPU memory: {bytes_text(found.card)} of {bytes_text(memory)} at a batch of {plan.batch_size}{fits}."
-    start = hours_text(known.SHARD_SECONDS.value * plan.shards / 3600)
-    yield f"Driver: {bytes_text(found.driver)} of memory, and {start} until all shards are handed to Ray."
+    milliseconds = known.SHARD_SECONDS.value * 1e3
+    yield f"Driver: {bytes_text(found.driver)} of memory, and {milliseconds:.2g} ms of its time for each shard."
     if plan.price_per_gpu_hour is not None:
         total = hours * plan.gpus * plan.price_per_gpu_hour
         yield f"Cost: {total:,.2f}, which is {total / plan.images * 1000:.4f} per thousand images."

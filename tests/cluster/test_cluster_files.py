@@ -16,6 +16,7 @@ from packaging.version import Version
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from dmt_ray.cli import parse_options
+from dmt_ray.config import pool_range
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -63,7 +64,7 @@ def test_launcher_nodes_are_what_the_job_needs(launcher):
     gpu = types["gpu"]
     assert gpu["resources"]["GPU"] >= 1
     assert gpu["resources"]["CPU"] >= 2  # GPU actors ask for none, Ray's own tasks need some
-    assert gpu["min_workers"] == gpu["max_workers"]  # pools are sized once, when the job starts
+    assert gpu["min_workers"] == 0  # they come when the job asks for them
     assert sum(t.get("max_workers", 0) for t in types.values()) <= launcher["max_workers"]
 
 
@@ -82,7 +83,11 @@ def test_launcher_says_how_to_run_the_job(name):
     python, script, *arguments = shlex.split(re.search(r"cd dmt_ray && ([^\"]+)\"", text)[1])
     assert python == "python"
     assert (ROOT / script).is_file()
-    assert parse_options("colorize", arguments).inputs.input.startswith(STORES[name][1])
+    config = parse_options("colorize", arguments)
+    assert config.inputs.input.startswith(STORES[name][1])
+    gpu = yaml.safe_load(text)["available_node_types"]["gpu"]
+    assert pool_range(config.compute.reconstruction_actors) == (1, gpu["max_workers"] * gpu["resources"]["GPU"])
+    assert config.compute.wait_for_gpus == 1
 
 
 def test_gpu_machines_of_google_get_a_driver_and_may_not_move():

@@ -16,7 +16,10 @@ from packaging.version import Version
 from referencing import Registry, Resource
 
 from dmt_ray.cli import parse_options
+from dmt_ray.config import pool_range
 from dmt_ray.errors import SettingsError
+from dmt_ray.pipeline.resources import plan_pools
+from dmt_ray.pipeline.waiting import wait_seconds
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -190,17 +193,19 @@ def test_pools_that_are_fixed(name):
         assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
 
 
-def test_gpus_come_when_asked_for(entrypoint):
+def test_gpus_come_when_asked_for():
     rayjob = _load("rayjob-autoscaling.yaml")
     assert rayjob["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] is True
     gpu = _groups(rayjob)["gpu"]
     assert gpu["replicas"] == gpu["minReplicas"] == 0
-    options = entrypoint.parser().parse_args([*_commands(rayjob)[0], "python", "job.py"])
-    assert options.gpus == gpu["maxReplicas"] * int(
-        _container(gpu["template"]["spec"])["resources"]["limits"]["nvidia.com/gpu"]
-    )
-    assert 1 <= options.at_least <= options.gpus
-    assert options.wait < rayjob["spec"]["activeDeadlineSeconds"]
+    compute = parse_options("colorize", _commands(rayjob)[2]).compute
+    gpus = int(_container(gpu["template"]["spec"])["resources"]["limits"]["nvidia.com/gpu"])
+    least, most = pool_range(compute.reconstruction_actors)
+    assert most == gpu["maxReplicas"] * gpus
+    assert 1 <= least <= compute.wait_for_gpus <= most
+    plan = plan_pools([{"GPU": float(gpus)}] * compute.wait_for_gpus, compute)  # what it begins with has room
+    assert plan.reconstruction.num_gpus + plan.traversal.num_gpus <= gpus
+    assert wait_seconds(compute) < rayjob["spec"]["activeDeadlineSeconds"]
     assert all(pod["restartPolicy"] == "Never" for pod in _pods(rayjob).values())
 
 
@@ -226,7 +231,9 @@ def test_the_files_differ_in_nothing_else():
             group["template"]["spec"].pop("restartPolicy", None)
             for part in ("replicas", "minReplicas", "maxReplicas") if name == "gpu" else ():
                 del group[part]
-        rayjob["spec"]["entrypoint"] = _commands(rayjob)[1:]
+        _, script, words = _commands(rayjob)
+        own = words.index("--wait-for-gpus") if rayjob is scaling else None
+        rayjob["spec"]["entrypoint"] = script, words[:own]
     assert scaling == plain
 
 

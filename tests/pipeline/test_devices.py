@@ -23,20 +23,20 @@ RUNS = """
 import dataclasses, json, sys
 import ray
 from dmt_ray.cli import main
-from dmt_ray.pipeline import stream
+from dmt_ray.pipeline import sharing
 
 ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="warning")
 words, out = json.loads(sys.argv[1]), sys.argv[2]
 codes = [main([*words, "--output", out + "/broken"])]
-learn = stream.make_exemplars
+learn = sharing.make_exemplars
 
 def on_another_node(arrays, sets, config, *rest):
     compute = dataclasses.replace(config.compute, allow_cpu_fallback=True)
     return learn(arrays, sets, dataclasses.replace(config, compute=compute), *rest)
 
-stream.make_exemplars = on_another_node
+sharing.make_exemplars = on_another_node
 codes.append(main([*words, "--output", out + "/actors"]))
-stream.make_exemplars = learn
+sharing.make_exemplars = learn
 codes.append(main([*words, "--output", out + "/allowed", "--allow-cpu-fallback"]))
 print("codes", codes, flush=True)
 ray.shutdown()

@@ -66,6 +66,30 @@ def test_options_are_obeyed():
         plan_pools([{"GPU": 8.0}], ComputeConfig(reconstruction_actors=8, traversal_actors=2))
 
 
+@pytest.mark.parametrize("nodes", [[{"CPU": 4.0}], [{"CPU": 16.0}, {"CPU": 8.0}], [{"CPU": 2.0}] * 3])
+def test_a_slot_of_an_elastic_pool_has_room_for_one_of_each_and_more_may_come(nodes):
+    plan = plan_pools(nodes, ComputeConfig(reconstruction_actors="1:64"))
+    pools = plan.reconstruction, plan.traversal
+    assert [(pool.least, pool.actors) for pool in pools] == [(1, 64), (1, 16)]
+    threads = plan.reconstruction.threads
+    assert sum(pool.num_cpus for pool in pools) == threads == min(4, max(node["CPU"] for node in nodes))
+    assert plan.reconstruction.num_cpus > threads / 2  # two of them on one node's slot would be too many threads
+
+
+def test_elastic_pools_on_gpus():
+    plan = plan_pools([{"GPU": 1.0}], ComputeConfig(reconstruction_actors="1:8", traversal_actors="1:3"))
+    assert [(p.least, p.actors, p.num_gpus) for p in (plan.reconstruction, plan.traversal)] == [
+        (1, 8, 0.75),
+        (1, 3, 0.25),
+    ]
+    plan = plan_pools([{"GPU": 4.0}], ComputeConfig(traversal_actors="1:3", gpus_per_actor=0.5))
+    assert (plan.reconstruction.least, plan.reconstruction.actors, plan.reconstruction.num_gpus) == (1, 8, 0.375)
+    plan = plan_pools([{"GPU": 1.0}], ComputeConfig(reconstruction_actors="1:8", traversal_actors=2))
+    assert (plan.traversal.least, plan.traversal.actors) == (1, 2)  # a plain number: as many as there is room for
+    with pytest.raises(SettingsError, match=r"room for 1\. Give --wait-for-workers"):
+        plan_pools([{"GPU": 1.0}], ComputeConfig(reconstruction_actors="2:8"))
+
+
 def test_a_cluster_without_anything_is_refused():
     with pytest.raises(SettingsError, match="no CPUs"):
         plan_pools([{"CPU": 0.0}], ComputeConfig())

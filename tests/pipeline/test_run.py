@@ -95,14 +95,17 @@ from dataclasses import asdict
 import ray
 from dmt_ray.cli import parse_options
 from dmt_ray.pipeline.prepare import prepare_run, write_run
-from dmt_ray.pipeline.stream import share_exemplars, start_attempts, stream_shards
+from dmt_ray.pipeline.dispatch import ShardStream
+from dmt_ray.pipeline.no_progress import ProgressWatch
+from dmt_ray.pipeline.sharing import share_exemplars, start_attempts
 
 ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
 run = prepare_run(parse_options("colorize", sys.argv[1:]))
 shared, pools, _ = share_exemplars(run, start_attempts())
 write_run(run)
-print(json.dumps([[pools.reconstruction.actors, pools.traversal.actors],
-                  [asdict(summary) for summary in stream_shards(run.todo, shared, pools)]]))
+with ShardStream(run.todo.numbers, shared, pools, ProgressWatch(600)) as stream:
+    actors = [pools.reconstruction.actors, pools.traversal.actors]
+    print(json.dumps([actors, [asdict(summary) for summary in stream]]))
 """
 
 

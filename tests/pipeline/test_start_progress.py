@@ -10,8 +10,8 @@ import ray
 
 from dmt_ray.pipeline import start_progress
 from dmt_ray.pipeline.resources import ActorPlan, PoolPlan
+from dmt_ray.pipeline.sharing import start_attempts
 from dmt_ray.pipeline.start_progress import StartProgress
-from dmt_ray.pipeline.stream import start_attempts
 
 POOLS = PoolPlan(traversal=ActorPlan(2, 1, 0, 1), reconstruction=ActorPlan(4, 1, 0, 1))
 

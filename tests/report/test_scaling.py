@@ -79,8 +79,8 @@ def test_what_is_taken_over_from_elsewhere_is_still_so_there():
     assert PICTURE_THREADS == READER_THREADS
     assert BLOCK_BYTES == device_blocks.BLOCK_BYTES
     assert known.RESIDENT_SHARE == RESIDENT_SHARE
-    stream = (ROOT / "dmt_ray/pipeline/stream.py").read_text(encoding="utf-8")
-    assert "max_tasks_in_flight_per_actor=2" in stream
+    pools = (ROOT / "dmt_ray/pipeline/pools.py").read_text(encoding="utf-8")
+    assert "IN_FLIGHT = 2" in pools
 
 
 def test_every_constant_has_a_source_and_measured_ones_one_of_this_repository():
@@ -142,7 +142,7 @@ def test_a_run_by_hand():
         ({"exemplars": 8000}, "traversal actors"),
         ({"megapixels": 24.0}, "reconstruction actors"),
         ({"size": 32, "exemplars": 1, "gpus": 512}, "reads of the store"),
-        ({"size": 32, "exemplars": 1, "gpus": 512, "shard_size": 1}, "writes to the store"),
+        ({"size": 32, "exemplars": 1, "gpus": 512, "shard_size": 1}, "the driver"),
         ({"size": 32, "exemplars": 1, "iterations": 1, "gpus": 512, "megapixels": 100.0}, "reconstruction actors"),
     ],
 )

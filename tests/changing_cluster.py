@@ -1,0 +1,157 @@
+"""Run a command on a cluster of several nodes whose nodes come and go: ``SCENARIO STATE.json COMMAND...``.
+
+A scenario is a function of this module. It is played beside the command, and notes in STATE.json what it saw.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ray
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.cluster_utils import Cluster
+from ray.experimental.internal_kv import _internal_kv_get
+
+PATIENCE = 200
+STARTS = 3
+DRIVER = "import sys, hooked_tint_job; from dmt_ray import cli; sys.exit(cli.main(sys.argv[1:]))"
+#: CPUs that a reconstruction actor with one thread asks for.
+RECONSTRUCTION = 0.875
+
+
+class Scenario:
+    """A cluster with a head that has no CPUs, the output of the run on it, and what was seen."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.seen, self.nodes, self.runs = out, {}, [], lambda: True
+        self.cluster = Cluster()
+        self.add(cpus=0, include_dashboard=False)
+        self.nodes.clear()
+
+    def add(self, cpus: int, **options: object) -> None:
+        """Add a node. Ray gives one 30 s to start, which is too few on a busy machine: it may be started again."""
+        for left in reversed(range(STARTS)):
+            try:
+                self.nodes.append(self.cluster.add_node(num_cpus=cpus, **options))
+            except Exception:
+                if not left:
+                    raise
+            else:
+                return
+
+    def remove(self, node) -> None:
+        """Let a node disappear, with all its processes."""
+        self.nodes.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    def shards(self) -> int:
+        """How many shards are committed."""
+        return len(list(self.out.glob("shards/shard-*")))
+
+    def until(self, condition, what: str) -> None:
+        """Wait for something to become true."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, f"waited in vain for {what}"
+            assert self.runs(), f"the run has ended, and there was no {what}"
+            time.sleep(0.1)
+
+    def demand(self) -> int:
+        """How many reconstruction actors wait for room, as Ray's autoscaler state has it."""
+        found = get_cluster_status(self.cluster.address).resource_demands.ray_task_actor_demand
+        counts = [each for demand in found for each in demand.bundles_by_count]
+        return sum(each.count for each in counts if each.bundle.get("CPU") == RECONSTRUCTION)
+
+    def asked(self) -> int:
+        """For how many bundles the autoscaler was asked by name."""
+        return len(json.loads(_internal_kv_get("autoscaler_resource_request") or "[]"))
+
+    def actors(self, kind: str) -> dict[str, list[int]]:
+        """The process ids of the living actors of a kind on each node."""
+        living = [actor for actor in ray._private.state.actors().values() if actor["State"] == "ALIVE"]
+        mine = [actor for actor in living if actor["ActorClassName"] == kind]
+        nodes = {actor["Address"]["NodeID"] for actor in mine}
+        return {node: [actor["Pid"] for actor in mine if actor["Address"]["NodeID"] == node] for node in nodes}
+
+
+def grow(scenario: Scenario) -> None:
+    """The first node comes while the run waits; another 10 s after the first shard; the first goes, and one comes."""
+    scenario.seen["asked_while_waiting"] = scenario.asked()
+    scenario.seen["began_without_nodes"] = scenario.shards()
+    scenario.add(cpus=1)
+    scenario.until(scenario.shards, "a shard")
+    time.sleep(10)
+    scenario.until(scenario.demand, "demand")
+    scenario.seen["demand"] = scenario.demand()
+    scenario.add(cpus=1)
+    scenario.until(lambda: len(scenario.actors("ReconstructionActor")) == 2, "an actor on the second node")
+    scenario.seen["on_two"] = scenario.actors("ReconstructionActor")
+    scenario.seen["second"] = scenario.nodes[1].node_id
+    before = scenario.shards()
+    scenario.until(lambda: scenario.shards() > before + 6, "shards of both nodes")
+    scenario.remove(scenario.nodes[0])
+    scenario.add(cpus=1)
+
+
+def spot(scenario: Scenario) -> None:
+    """Of three nodes one is lost every 20 seconds, and another one comes."""
+    for _ in range(3):
+        scenario.add(cpus=1)
+    scenario.until(scenario.shards, "a shard")
+    chance = random.Random(0)
+    scenario.seen["lost"] = 0
+    while scenario.runs():
+        scenario.remove(chance.choice(scenario.nodes))
+        scenario.seen["lost"] += 1
+        scenario.add(cpus=1)
+        time.sleep(20)
+
+
+def drain(scenario: Scenario) -> None:
+    """A node is given notice, and goes half a minute later."""
+    from ray._raylet import GcsClient
+
+    for _ in range(2):
+        scenario.add(cpus=1)
+    scenario.until(scenario.shards, "a shard")
+    scenario.until(lambda: len(scenario.actors("ReconstructionActor")) == 2, "actors on both nodes")
+    node = scenario.nodes[0]
+    gcs = GcsClient(address=scenario.cluster.address)
+    deadline = int((time.time() + 60) * 1000)
+    assert gcs.drain_node(node.node_id, 2, "spot", deadline)[0]
+    scenario.seen["noticed"] = scenario.shards()
+    scenario.until(lambda: node.node_id not in scenario.actors("ReconstructionActor"), "actors to leave")
+    scenario.seen["left"] = scenario.shards()
+    scenario.remove(node)
+
+
+def main(name: str, state: Path, command: list[str]) -> int:
+    """Run the command beside a scenario, which is played here: nodes need a main thread. Return its exit code."""
+    scenario = Scenario(Path(command[command.index("--output") + 1]))
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *command], env={**os.environ, "RAY_ADDRESS": scenario.cluster.address}
+    )
+    try:
+        ray.init(address=scenario.cluster.address, logging_level="warning", log_to_driver=False)
+        scenario.runs = lambda: driver.poll() is None
+        # The run joins while there is the head alone: all nodes are of one address, and it would join any of them.
+        scenario.until(scenario.asked, "request for nodes")
+        globals()[name](scenario)
+        code = driver.wait(PATIENCE)
+        scenario.seen["asked_at_the_end"] = scenario.asked()
+        state.write_text(json.dumps(scenario.seen))
+    finally:
+        driver.kill()
+        ray.shutdown()
+        scenario.cluster.shutdown()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))
