@@ -40,7 +40,8 @@ ROOFS = {"dmt_ray"}
 FORBIDDEN = {
     "dmt_ray.errors": {"torch", "ray", "numpy", "fsspec", "pyarrow"},
     "dmt_ray.config": {"torch", "ray", "numpy", "fsspec", "pyarrow"},
-    "dmt_ray.method": {"ray", "fsspec", "pyarrow", "PIL", "pathlib", "io"},
+    # The last two take each process of a run six seconds to import.
+    "dmt_ray.method": {"ray", "fsspec", "pyarrow", "PIL", "pathlib", "io", "torchmetrics", "torchvision"},
     "dmt_ray.storage": {"ray"},
     "dmt_ray.output": {"ray", "torch"},
     "dmt_ray.report": {"ray", "torch"},

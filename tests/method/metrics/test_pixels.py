@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from dmt_ray.method.metrics.pixels import psnr, ssim
 
@@ -22,3 +23,16 @@ def test_identical_pictures() -> None:
     a = torch.rand(2, 3, 32, 32) * 255
     assert psnr(a, a).tolist() == [100.0, 100.0]
     torch.testing.assert_close(ssim(a, a), torch.ones(2))
+
+
+@pytest.mark.parametrize("shape", [(11, 12), (64, 80)])
+def test_ssim_agrees_with_torchmetrics_in_double_precision(shape: tuple[int, int]) -> None:
+    random = torch.Generator().manual_seed(0)
+    a = (torch.rand(3, 3, *shape, generator=random) * 255).round()
+    b = (a + torch.randn(a.shape, generator=random) * torch.tensor([1.0, 20.0, 90.0])[:, None, None, None]).clamp(
+        0, 255
+    )
+    theirs = structural_similarity_index_measure(a.double(), b.double(), data_range=255.0, reduction="none")
+    torch.testing.assert_close(ssim(a, b).double(), theirs.reshape(-1), atol=2e-6, rtol=0)
+    flat = torch.full((1, 3, *shape), 200.0)
+    assert float(ssim(flat, flat - 100)) == pytest.approx(0.8, abs=1e-3)  # luminance alone
