@@ -1,7 +1,8 @@
-"""Picture quality: PSNR and SSIM of 8-bit RGB pictures."""
+"""Figures of 8-bit RGB pictures: PSNR, SSIM, and how colourful they are."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,3 +23,10 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     value = structural_similarity_index_measure(a.float(), b.float(), data_range=255.0, reduction="none")
     assert isinstance(value, Tensor)
     return value.reshape(-1)
+
+
+def colorfulness(rgb: np.ndarray) -> float:
+    """Return how colourful a picture (H, W, 3) in 0..255 is, 0 for grey (Hasler and Suesstrunk 2003, M^(3))."""
+    red, green, blue = (rgb[..., channel].astype(np.float64) for channel in range(3))
+    a, b = red - green, (red + green) / 2 - blue
+    return float(np.hypot(a.std(), b.std()) + 0.3 * np.hypot(a.mean(), b.mean()))
