@@ -38,7 +38,7 @@ class Options:
     """Working size in pixels."""
     images: int = 8
     """How many photos."""
-    iterations: int = InversionConfig.iterations
+    iterations: int = 10
     """L-BFGS iterations per image at most."""
 
 

@@ -136,11 +136,11 @@ def test_run_json_shows_what_a_preset_set_and_a_preset_wins_over_it(configure, t
         ],
     )
     content = json.loads(run_record(prepare_run(parsed)).to_bytes())
-    assert content["config"]["inversion"]["iterations"] == 3
+    assert content["config"]["output"]["lpips"] is False
     assert content["settings"]["size"] == 128
     (tmp_path / "run.json").write_text(json.dumps(content))
     again = cli.parse_options("colorize", ["--config", str(tmp_path / "run.json"), "--preset", "best"])
-    assert (again.model.size, again.inversion.iterations) == (448, 3)
+    assert (again.model.size, again.output.lpips) == (448, False)
 
 
 def test_run_json_does_not_repeat_how_the_run_was_started(recorded):

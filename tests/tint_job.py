@@ -38,7 +38,7 @@ class TintConfig(JobConfig):
     @property
     def strengths(self):
         """The strength of each row of an image."""
-        return self.traversal.strength
+        return self.traversal.strengths
 
 
 class Tint(Job[TintConfig]):

@@ -12,6 +12,7 @@ from dmt_ray.api.model import Exemplars, Model
 from dmt_ray.api.pictures import Picture
 from dmt_ray.jobs.colorize import ColorizeConfig
 from dmt_ray.jobs.job import JobConfig
+from dmt_ray.storage import files
 
 
 class Colorizer(Model):
@@ -57,7 +58,7 @@ class Colorizer(Model):
     def load(
         cls, uri: str | os.PathLike[str], *, device: str | None = None, **options: Unpack[ColorizerLoad]
     ) -> Self:
-        """Load what ``save`` saved, with its options of edits.
+        """Load what ``save`` saved, with its options of edits, or the bank that ``dmt-ray fit --reference`` saved.
 
         Parameters:
             uri: a folder or URI.
@@ -68,14 +69,14 @@ class Colorizer(Model):
             SettingsError: it is another job's, of another version, or was made with other weights.
             StorageError: it is missing or damaged.
         """
-        return cls._load(uri, device, dict(options), reference="memory")
+        return cls._load(uri, device, dict(options), manifold=files.absolute(os.fspath(uri)))
 
     def edit(self, photo: Picture, *, strength: float | None = None, **options: Unpack[ColorizerEdit]) -> EditedPhoto:
         """Give a photo colours; one that has colours is made grey first.
 
         Parameters:
             photo: a path or URI, bytes of an image file, a PIL image, or an array (H, W) or (H, W, 3) uint8.
-            strength: how far to go, 0 to 100; 2 by default.
+            strength: times the colours that were found, 0 to 100; 1 by default (with global traversal, 2).
             options: of this edit alone, such as ``iterations`` and ``resolution``.
 
         Returns:

@@ -13,7 +13,7 @@ from dmt_ray.config import ImageFormat, MetadataChoice, PathFormat, Resolution
 from dmt_ray.jobs.job import JobConfig
 from dmt_ray.jobs.option_values import option_value
 from dmt_ray.method.networks.backbone import BackboneName
-from dmt_ray.method.settings import Method, Precision, Standardise, Start, TraversalKind, TvOn
+from dmt_ray.method.settings import Method, Precision, PriorUse, Standardise, Start, TraversalKind, TvOn
 from dmt_ray.options import option_types
 
 
@@ -58,10 +58,12 @@ class NetworkKeywords(TypedDict, total=False):
 class ColorizerEdit(EditKeywords, total=False):
     """Keywords of ``Colorizer.edit`` and ``Colorizer.path``."""
 
-    neighbors: int
+    neighbors: int | None
     softmax_width: float
     scene_weight: float
-    iterations: int
+    scenes: int
+    prior: PriorUse
+    iterations: int | None
     tv_weight: float
 
 

@@ -40,9 +40,9 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "dmt-ray transform --input photos/ --source day/ --target night/ --output out/ --traversal local",
     ),
     "fit": (
-        "dmt-ray fit --source young/ --target old/ --output ageing/",
         'dmt-ray fit --source faces.csv --source-where "age < 30" --target faces.csv --target-where "age > 60" '
         "--output ageing/",
+        "dmt-ray fit --reference colour_photos/ --output bank/",
     ),
     "reconstruct": (
         "dmt-ray reconstruct s3://bucket/moves --output s3://bucket/out",
@@ -73,7 +73,7 @@ _RUN = ("mode", "extend", "retry_failed", "max_error_rate", "limit", "dry_run", 
 #: The options that a command's help shows, in their order; of a command that is not here it shows all.
 _FIRST: Mapping[str, tuple[str, ...]] = {
     "colorize": (
-        *("input", "reference", "output", "preset", "config", "strength", "size", "iterations", "tv_weight"),
+        *("input", "reference", "output", "manifold", "preset", "config", "strength", "size", "prior", "scenes"),
         *("scene_weight", "resolution", "image_format", "batch_size", *_RUN),
     ),
     "transform": (
@@ -82,7 +82,8 @@ _FIRST: Mapping[str, tuple[str, ...]] = {
         *("dry_run", "report"),
     ),
     "fit": (
-        *("source", "target", "output", "preset", "config", "basis", "source_where", "target_where", "balance"),
+        *("source", "target", "reference", "output", "preset", "config", "basis", "source_where", "target_where"),
+        *("balance", "prior"),
         *("exemplar_limit", "traversal", "size", "backbone", "weights"),
     ),
     "reconstruct": (

@@ -34,8 +34,7 @@ _IN_JOB: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "fast": {"iterations": 10},
         "best": {"iterations": 40},
     },
-    # More iterations than the default's 10 make colours paler (docs/quality.md), so "best" leaves them alone.
-    "colorize": {"paper": {"iterations": 60}, "fast": {"iterations": 3}},
+    "colorize": {"paper": {"iterations": 60}},
 }
 
 

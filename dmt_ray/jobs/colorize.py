@@ -18,16 +18,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """What colorize learns from."""
+    """What colorize learns from: colour photos, or a bank that was made of them before."""
 
-    reference: str
+    reference: str | None = None
     """Colour photos to learn from, in the same forms. Source = their grey copies, target = themselves."""
     reference_limit: int | None = None
     """Take only so many references, drawn with --seed."""
+    manifold: str | None = None
+    """A folder or URI that `dmt-ray fit --reference` wrote, instead of --reference."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        require(bool(self.reference.strip()), "reference", self.reference, "a path or URI")
+        """Check ranges and what goes together."""
+        if self.manifold is None:
+            named = bool(self.reference and self.reference.strip())
+            require(named, "reference", self.reference, "a path or URI, unless --manifold is given")
+        else:
+            require(bool(self.manifold.strip()), "manifold", self.manifold, "a folder or URI")
+            for option in ("reference", "reference_limit"):
+                value = getattr(self, option)
+                require(value is None, option, value, "left out when --manifold is given")
         limit = self.reference_limit
         require(limit is None or limit >= 1, "reference_limit", limit, "at least 1")
 
@@ -41,19 +50,24 @@ class ColorizeConfig(JobConfig):
     inversion: InversionConfig = field(default_factory=InversionConfig)
 
     job: ClassVar[str] = "colorize"
-    places: ClassVar[tuple[str, ...]] = ("reference",)
+    places: ClassVar[tuple[str, ...]] = ("reference", "manifold")
 
     @property
     def editor_settings(self) -> ColorizerSettings:
         """What the editor is told."""
         return ColorizerSettings(
-            self.model.size, self.traversal, self.inversion, self.output.save_path, self.output.resolution
+            self.model.size,
+            self.traversal,
+            self.inversion,
+            self.output.save_path,
+            self.output.resolution,
+            seed=self.inputs.seed,
         )
 
     @property
     def strengths(self) -> tuple[float | None, ...]:
         """The strength of each step, and so of each row of an image."""
-        return self.traversal.strength
+        return self.traversal.strengths
 
 
 class Colorize(Job[ColorizeConfig]):
@@ -62,19 +76,31 @@ class Colorize(Job[ColorizeConfig]):
     config = ColorizeConfig
     digital_source_type = "algorithmicallyEnhanced"
 
+    def saved_manifold(self, config: ColorizeConfig) -> str | None:
+        """Return what ``dmt-ray fit --reference`` saved, where --manifold names it."""
+        return config.references.manifold or super().saved_manifold(config)
+
+    def decided_by(self, config: ColorizeConfig) -> Mapping[str, tuple[str, ...]]:
+        """Return what a manifold decides: patches are described alike whatever the taps and the size."""
+        if config.traversal.traversal == "local":
+            return {"model": ("backbone", "normalise"), "traversal": ("traversal",)}
+        return self.decided
+
     def list_exemplars(self, config: ColorizeConfig) -> dict[str, ExemplarList]:
         """List the references."""
         from dmt_ray.jobs.exemplar_sets import draw, list_place, naming_option
 
         inputs, settings = config.inputs, config.references
+        place = settings.reference
+        assert place is not None  # otherwise the manifold is saved already
 
         def listing() -> ExemplarList:
             if inputs.image_column is None and inputs.uri_column is None:
-                return list_place(settings.reference)
+                return list_place(place)
             try:
-                return list_place(settings.reference, inputs.image_column, inputs.uri_column)
+                return list_place(place, inputs.image_column, inputs.uri_column)
             except SettingsError:
-                return list_place(settings.reference)  # the columns may mean the input's table alone
+                return list_place(place)  # the columns may mean the input's table alone
 
         return {"reference": draw(naming_option("reference", listing), settings.reference_limit, inputs.seed)}
 
@@ -85,14 +111,26 @@ class Colorize(Job[ColorizeConfig]):
         if is_grey(rgb):
             raise ImageError("grey", "The picture is grey, and a reference must have colour.")
 
+    def layers(self, config: ColorizeConfig) -> tuple[str, ...]:
+        """Return the layers that describe patches, where traversal is local."""
+        from dmt_ray.method.colors.describing import COLOR_LAYERS
+
+        return COLOR_LAYERS if config.traversal.traversal == "local" else ()
+
+    def working(self, rgb: Array, config: ColorizeConfig) -> Array:
+        """Return a reference at the size that it is learned from at."""
+        from dmt_ray.method.colorizer import exemplar_side
+        from dmt_ray.method.pictures import working_rgb
+
+        return working_rgb(rgb, exemplar_side(config.editor_settings))
+
     def learn(self, network: FeatureNetwork, pictures: ExemplarPictures, config: ColorizeConfig) -> dict[str, Array]:
         """Return what the references show before and after."""
-        import numpy as np
-
         from dmt_ray.method.colorizer import build_exemplars
+        from dmt_ray.storage.scratch import allocate
 
         references = [picture for picture, _ in pictures.pictures("reference")]
-        return build_exemplars(network, np.stack(references), config.editor_settings)
+        return build_exemplars(network, references, config.editor_settings, allocate)
 
     def editor(
         self,
@@ -105,5 +143,11 @@ class Colorize(Job[ColorizeConfig]):
         """Build the colorizer."""
         from dmt_ray.jobs.networks import make_network
         from dmt_ray.method.colorizer import Colorizer
+        from dmt_ray.storage.models.manifolds import open_chunks
 
-        return Colorizer(make_network(arrays, config, device), exemplars, config.editor_settings, measures.lpips)
+        network = make_network(arrays, config, device, self.layers(config))
+        store = None
+        place = self.saved_manifold(config)
+        if config.traversal.traversal == "local" and "patches" not in exemplars and place is not None:
+            store = open_chunks(place, "patches")
+        return Colorizer(network, exemplars, config.editor_settings, measures.lpips, store)

@@ -141,7 +141,7 @@ def learn_exemplars(
         arrays = normalised(arrays, config.model.backbone, means)
     loader = ExemplarLoader(sets, config, on_read)
     judged = None if judge is None else JudgedPictures(loader, judge, device)
-    exemplars = job.learn(make_network(arrays, config, device), judged or loader, config) | means
+    exemplars = job.learn(make_network(arrays, config, device, job.layers(config)), judged or loader, config) | means
     if judged is None:
         return exemplars, LearnReport(loader.skipped)
     probe, report = judged.judge(exemplars.get("exemplar_weights"))

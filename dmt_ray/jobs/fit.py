@@ -1,31 +1,68 @@
-"""``dmt-ray fit``: learn a manifold of two classes once, without Ray, and save it for any number of runs."""
+"""``dmt-ray fit``: learn from exemplars once, without Ray, and save it for any number of runs.
+
+Of two classes it makes a manifold for transform; of colour photos (--reference), a bank for colorize.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from dmt_ray.config import InputConfig, JudgeConfig, OutputConfig, require
+from dmt_ray.jobs.colorize import ColorizeConfig, ReferenceConfig
 from dmt_ray.jobs.transform import ExemplarConfig, TransformConfig
-from dmt_ray.method.settings import ModelConfig, Standardise, TransformTraversalConfig, TraversalKind
+from dmt_ray.method.settings import (
+    ModelConfig,
+    PriorUse,
+    Standardise,
+    TransformTraversalConfig,
+    TraversalConfig,
+    TraversalKind,
+)
 from dmt_ray.storage import files
 
 logger = logging.getLogger(__name__)
 
+#: A log line for so many chunks of references.
+_TOLD_CHUNKS = 10
+
+
+@dataclass(frozen=True)
+class FitExemplars(ExemplarConfig):
+    """What to learn from: two classes of photos for transform, or colour photos for colorize."""
+
+    reference: str | None = None
+    """Colour photos for `dmt-ray colorize --manifold`, instead of two classes."""
+
+    def __post_init__(self) -> None:
+        """Check what goes together."""
+        if self.reference is None:
+            super().__post_init__()
+            return
+        require(bool(self.reference.strip()), "reference", self.reference, "a path or URI")
+        for option in fields(ExemplarConfig):
+            value = getattr(self, option.name)
+            known = option.name == "exemplar_limit" or value == option.default
+            require(known, option.name, value, "left out with --reference")
+        limit = self.exemplar_limit
+        require(limit is None or limit >= 1, "exemplar_limit", limit, "at least 1")
+
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Learn a manifold of two classes of photos and save it for any number of runs."""
+    """Learn from two classes of photos, or from colour photos, and save it for any number of runs."""
 
     output: str
     """Folder or URI for manifold.json and the arrays."""
-    exemplars: ExemplarConfig
+    exemplars: FitExemplars
     model: ModelConfig = field(default_factory=ModelConfig)
     traversal: TraversalKind = "global"
     """What the manifold is for: global moves whole images, local each spatial cell."""
     standardise: Standardise = "channel"
     """One mean and deviation per channel, or per unit (with a floor) as in the paper, or none."""
+    prior: PriorUse = TraversalConfig.prior
+    """--reference: learn a colour prior: auto with 100 references or more, on, or off."""
     judge: str = JudgeConfig.judge
     """alexnet, a probe on AlexNet's features that is saved with the manifold, or none."""
     seed: int = 0
@@ -41,6 +78,19 @@ class FitConfig:
         known = self.judge in ("alexnet", "none")
         require(known, "judge", self.judge, "alexnet or none; a classifier of your own is named where it judges")
         require(self.exemplars.manifold is None, "manifold", self.exemplars.manifold, "left out: this makes one")
+        if self.exemplars.reference is not None:
+            require(not self.model.normalise, "normalise", True, "left out with --reference")
+        TraversalConfig(prior=self.prior)
+
+    def as_colorize(self) -> ColorizeConfig:
+        """Return the options that colorize would learn the same bank with."""
+        return ColorizeConfig(
+            inputs=InputConfig(self.output, seed=self.seed, max_pixels=self.max_pixels, allow_uri=self.allow_uri),
+            output=OutputConfig(self.output),
+            references=ReferenceConfig(self.exemplars.reference, self.exemplars.exemplar_limit),
+            model=self.model,
+            traversal=TraversalConfig(prior=self.prior),
+        )
 
     def as_transform(self) -> TransformConfig:
         """Return the options that a job would learn the same manifold with."""
@@ -55,7 +105,7 @@ class FitConfig:
 
 
 def fit(config: FitConfig, emit: Callable[[str], None] = logger.info) -> None:
-    """Learn a manifold of two classes in this process, on a GPU when there is one, and save it.
+    """Learn from the exemplars in this process, on a GPU when there is one, and save it.
 
     Parameters:
         config: all options.
@@ -65,6 +115,10 @@ def fit(config: FitConfig, emit: Callable[[str], None] = logger.info) -> None:
         SettingsError: a set of exemplars or the weights cannot be used.
         StorageError: a place cannot be reached.
     """
+    if config.exemplars.reference is not None:
+        _fit_bank(config, emit)
+        return
+
     from dmt_ray.jobs.exemplar_sets import describe_balance
     from dmt_ray.jobs.exemplars import list_exemplars
     from dmt_ray.jobs.learning import learn_model, usable_device
@@ -86,3 +140,35 @@ def fit(config: FitConfig, emit: Callable[[str], None] = logger.info) -> None:
         emit(describe_balance(model.balance))
     if report.judge is not None:
         emit(f"With the {report.judge}.")
+
+
+def _fit_bank(config: FitConfig, emit: Callable[[str], None]) -> None:
+    """Build a bank of references for colorize and save it."""
+    import torch
+
+    from dmt_ray.jobs.color_bank import build_color_bank
+    from dmt_ray.jobs.exemplars import check_exemplars, content_checksum, list_exemplars
+    from dmt_ray.storage.models.weights import resolve_weights
+
+    job = config.as_colorize()
+    files.check_writable(config.output)
+    sets = list_exemplars(job)
+    check_exemplars(job, sets)
+    weights = resolve_weights(job.model.backbone, job.model.weights)
+    found = sets["reference"]
+    content = content_checksum(job, "reference", found)
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+
+    def tell(done: int, total: int) -> None:
+        if done % _TOLD_CHUNKS == 0:
+            logger.info("Chunks of references: %d of %d.", done, total)
+
+    built = build_color_bank(config.output, job, found, weights.arrays, weights.sha256, content, device, tell)
+    for line in built.skipped:
+        logger.warning("A reference was left out: %s", line)
+    emit(f"Manifold: {files.masked(config.output)}")
+    left_out = len(found.items) - built.references
+    prior = "with a colour prior" if built.prior else "without a colour prior"
+    emit(f"{built.references} references, {left_out} left out; {built.nbytes / 1e6:.0f} MB; {prior}.")
+    if built.resumed:
+        emit(f"{built.resumed} chunks were there already from a build that had ended.")

@@ -211,6 +211,14 @@ class Job(ABC, Generic[Config]):
         place = config.inputs.displacements
         return None if place is None else files.join(place, MANIFOLD_FOLDER)
 
+    def layers(self, config: Config) -> tuple[str, ...]:
+        """Return the layers that the network must have beside its taps; by default none."""
+        return ()
+
+    def decided_by(self, config: Config) -> Mapping[str, tuple[str, ...]]:
+        """Return what a manifold learned with these options decides; by default all of ``decided``."""
+        return self.decided
+
     def masks(self, config: Config) -> MaskConfig:
         """Return where images may change; by default everywhere."""
         return MaskConfig()

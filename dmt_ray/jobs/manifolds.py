@@ -13,6 +13,7 @@ from dmt_ray.jobs.job import Array, JobConfig
 from dmt_ray.jobs.judging import JudgeModel, JudgeReport
 from dmt_ray.jobs.registry import JOBS, job_of
 from dmt_ray.storage import files
+from dmt_ray.storage.models.array_files import ArrayFile
 from dmt_ray.storage.models.manifolds import open_record, save_arrays
 
 Config = TypeVar("Config", bound=JobConfig)
@@ -86,6 +87,8 @@ def save_manifold(
     balance: Mapping[str, Any] | None = None,
     judge: JudgeReport | None = None,
     options: Mapping[str, Any] | None = None,
+    chunks: Mapping[str, ArrayFile] | None = None,
+    token: str | None = None,
 ) -> None:
     """Save what was learned of the exemplars, with all that a later run must know of it.
 
@@ -98,17 +101,18 @@ def save_manifold(
         balance: see ``balance_record``.
         judge: whose arrays these are.
         options: of later edits, see ``ManifoldRecord``.
+        chunks, token: see ``save_arrays``.
 
     Raises:
         StorageError: it cannot be written.
     """
     decided = {}
-    for section, names in job_of(config).decided.items():
+    for section, names in job_of(config).decided_by(config).items():
         settings = asdict(getattr(config, section))
         decided[section] = {name: settings[name] for name in names if name in settings}
     plain = json.loads(json.dumps(decided))
     record = ManifoldRecord(place, config.job, weights_sha256, sets, plain, balance, judge, options or {})
-    save_arrays(place, record.as_json(), arrays)
+    save_arrays(place, record.as_json(), arrays, chunks, token)
 
 
 def read_manifold(config: JobConfig) -> ManifoldRecord | None:

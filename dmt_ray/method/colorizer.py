@@ -5,6 +5,7 @@ Source = the grey copies of the reference photos, target = the photos themselves
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,22 +14,27 @@ import torch
 from torch import Tensor
 
 from dmt_ray.config import Resolution
+from dmt_ray.errors import ImageError
 from dmt_ray.method import color
+from dmt_ray.method.colors.bank import PatchStore
+from dmt_ray.method.colors.building import Allocate, build_bank
+from dmt_ray.method.colors.describing import grid_of
+from dmt_ray.method.colors.finding import ColorFinder, upsample
 from dmt_ray.method.displacement import Displacement, Edit, Figures, steps_of_path
 from dmt_ray.method.editor import Step, StepBatch, StepEditor
 from dmt_ray.method.inversion.objective import Inversion, invert_chroma
 from dmt_ray.method.networks.feature_network import FeatureNetwork
-from dmt_ray.method.pictures import BATCH, features, resize, to_tensor
+from dmt_ray.method.pictures import BATCH, MATCH_SIZE, features, resize, to_tensor
 from dmt_ray.method.settings import ColorizerSettings
 from dmt_ray.method.traversal.device_blocks import as_tensor
 from dmt_ray.method.traversal.manifold import Manifold, ManifoldBuilder
-from dmt_ray.method.traversal.paired_patches import PairedPatches
-from dmt_ray.method.traversal.patches import standardised_norms
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.method.traversal.solving import traverse_to_strengths
 
 #: A picture whose mean chroma norm is below this, in 8-bit units, is grey: rounding and JPEG leave no more than that.
 GREY_CHROMA = 2.0
+#: No mean of chroma that 8-bit pictures have is larger, rounding included.
+_LARGEST_CHROMA = 128.0
 #: Rows of a photo that are joined with chroma at a time.
 _STRIP = 256
 
@@ -77,20 +83,23 @@ def _whole(rgb: Tensor, dtype: np.dtype[Any]) -> np.ndarray:
     return pixels
 
 
-def build_exemplars(network: FeatureNetwork, rgb: np.ndarray, settings: ColorizerSettings) -> dict[str, np.ndarray]:
-    """Return what both kinds of actor need of the reference photos, as plain arrays to share.
+def build_exemplars(
+    network: FeatureNetwork, rgb: Sequence[np.ndarray], settings: ColorizerSettings, allocate: Allocate = np.empty
+) -> dict[str, np.ndarray]:
+    """Return what the actors need of the reference photos, as plain arrays to share.
 
     Parameters:
-        network: the VGG with the run's taps.
-        rgb: (N, size, size, 3) uint8 reference photos.
-        settings: the kind of traversal and its standardisation matter here.
+        network: the VGG with the run's taps; with ``COLOR_LAYERS`` too where traversal is local.
+        rgb: N reference photos (side, side, 3) uint8, see ``exemplar_side``.
+        settings: the traversal matters here, and the seed.
+        allocate: makes the largest array.
     """
-    images = torch.tensor(rgb).permute(0, 3, 1, 2).float()
+    if settings.traversal.traversal == "local":
+        return build_bank(network, rgb, settings, allocate)
+    images = torch.tensor(np.stack(rgb)).permute(0, 3, 1, 2).float()
     source = features(network, color.luma(images).expand(-1, 3, -1, -1))
     target = features(network, images)
     chroma = color.chroma(images)
-    if settings.traversal.traversal == "local":
-        return PairedPatches.build(source, target, chroma.numpy(), network.taps, settings.size)
     builder = ManifoldBuilder(2 * len(rgb), settings.traversal.standardise)
     for maps in (source, target):
         builder.add([torch.from_numpy(tap) for tap in maps])
@@ -99,14 +108,20 @@ def build_exemplars(network: FeatureNetwork, rgb: np.ndarray, settings: Colorize
     return arrays
 
 
+def exemplar_side(settings: ColorizerSettings) -> int:
+    """Return the side in pixels at which references are learned from."""
+    return MATCH_SIZE if settings.traversal.traversal == "local" else settings.size
+
+
 class Colorizer(StepEditor):
     """Colorizes batches of grey images with one set of exemplars.
 
     Parameters:
-        network: the VGG with the run's taps.
+        network: the VGG with the run's taps; with ``COLOR_LAYERS`` too where traversal is local.
         exemplars: what ``build_exemplars`` returned, possibly as read-only views of shared memory.
         settings: what decides the result.
         lpips: what ``SimilarityMeter`` takes.
+        store: gives the references' patches where they are not among the exemplars.
     """
 
     def __init__(
@@ -115,14 +130,15 @@ class Colorizer(StepEditor):
         exemplars: Mapping[str, np.ndarray],
         settings: ColorizerSettings,
         lpips: Mapping[str, np.ndarray] | None = None,
+        store: PatchStore | None = None,
     ) -> None:
-        strengths, rows = steps_of_path(settings.traversal.strength, settings.path)
+        strengths, rows = steps_of_path(settings.traversal.strengths, settings.path)
         super().__init__(network, exemplars, strengths, rows, keeps_path=bool(settings.path), lpips=lpips)
         self.settings = settings
-        self.local: PairedPatches | None = None
+        self._exemplars, self._store = exemplars, store
         self.manifold: Manifold | None = None
         if settings.traversal.traversal == "local":
-            self.local = PairedPatches(exemplars, network.taps, settings.size, network.device)
+            self._grid = grid_of(MATCH_SIZE)
         else:
             self.manifold = Manifold(exemplars, len(network.taps), network.device)
             self.chroma = as_tensor(exemplars["chroma"], network.device)
@@ -150,8 +166,8 @@ class Colorizer(StepEditor):
         """Return one displacement per image of luma (B, size, size) float32 in 0..255; who is shown has no say."""
         results: list[Displacement] = []
         for begin in range(0, len(luma), BATCH):
-            _, maps = self._maps(luma[begin : begin + BATCH])
-            results += self._traverse_local(maps) if self.local is not None else self._traverse_global(maps)
+            part = luma[begin : begin + BATCH]
+            results += self._find(part) if self.manifold is None else self._traverse_global(self._maps(part)[1])
         return results
 
     def _traverse_global(self, maps: list[Tensor]) -> list[Displacement]:
@@ -166,20 +182,19 @@ class Colorizer(StepEditor):
             for b in range(len(maps[0]))
         ]
 
-    def _traverse_local(self, maps: list[Tensor]) -> list[Displacement]:
-        assert self.local is not None
-        settings = self.settings.traversal
-        index, weights = self.local.search(maps, settings.neighbors, settings.softmax_width, settings.scene_weight)
-        results = []
-        for b in range(len(index)):
-            changes = self.local.displacement(index[b : b + 1], weights[b : b + 1], [tap[b : b + 1] for tap in maps])
-            arrays = {
-                "index": index[b].to(torch.int32).cpu().numpy(),
-                "weight": weights[b].half().cpu().numpy(),
-            }
-            norm = float(standardised_norms(changes, self.local.deviations))
-            results.append(Displacement(arrays, [Figures(s, s * norm) for s in self.strengths]))
-        return results
+    @functools.cached_property
+    def finder(self) -> ColorFinder:
+        """Finds colours, with local traversal; made when it is first needed, since reconstruction does without."""
+        return ColorFinder(self.network, self._exemplars, self.settings.traversal, self._store)
+
+    def _find(self, luma: np.ndarray) -> list[Displacement]:
+        found = self.finder(torch.tensor(luma, device=self.network.device))
+        chroma = found.chroma.half().cpu().numpy()
+        figures = zip(found.change.tolist(), found.confidence.tolist(), strict=True)
+        return [
+            Displacement({"chroma": planes}, [Figures(s, s * norm, confidence=sure) for s in self.strengths])
+            for planes, (norm, sure) in zip(chroma, figures, strict=True)
+        ]
 
     def reconstruct(
         self,
@@ -198,27 +213,28 @@ class Colorizer(StepEditor):
         return self.run_steps(_LumaBatch(self, luma), displacements)
 
     def _targets(
-        self, maps: list[Tensor], displacements: Sequence[Displacement]
+        self, luma: Tensor, maps: list[Tensor], displacements: Sequence[Displacement]
     ) -> Iterator[tuple[list[Tensor], Tensor]]:
         """Yield, step by step, the moved features and the chroma to start from (B, 2, size, size).
 
-        The start is the exemplars' own chroma, moved as far as the features are but never beyond strength 1: a
+        With local traversal the start is the chroma that was found, times the strength, and the features move as they
+        do when the picture gets that chroma, times the strength. A global start is never moved beyond strength 1: a
         stronger move asks for more than the exemplars show, and the inversion then decides where it is plausible.
         """
-        device, size = self.network.device, self.settings.size
+        device = self.network.device
         strengths = [figures.strength for figures in displacements[0].steps]
 
         def stacked(name: str) -> Tensor:
             return torch.stack([torch.tensor(each.arrays[name], device=device) for each in displacements])
 
-        if self.local is not None:
-            index, weights = stacked("index").long(), stacked("weight").float()
-            changes = self.local.displacement(index, weights, maps)
-            chroma = self.local.start_chroma(index, weights, size)
+        if self.manifold is None:
+            start = upsample(stacked("chroma").float(), luma)
+            with torch.no_grad():
+                colored = self.network(color.to_rgb(luma, start).clamp(0, 255) / 255)
             for strength in strengths:
                 yield (
-                    [tap + change * strength for tap, change in zip(maps, changes, strict=True)],
-                    chroma * min(strength, 1.0),
+                    [grey + (tap - grey) * strength for grey, tap in zip(maps, colored, strict=True)],
+                    (start * strength).clamp(-color.CHROMA_BOUND, color.CHROMA_BOUND),
                 )
             return
         assert self.manifold is not None
@@ -238,10 +254,13 @@ class Colorizer(StepEditor):
 
     def check(self, displacement: Displacement) -> None:
         """Raise ImageError (``bad-displacement``) when a displacement is not one of these exemplars."""
-        if self.local is not None:
-            patches = (self.local.grid[0] * self.local.grid[1], None)
-            displacement.check("index", patches, below=len(self.local.descriptors))
-            displacement.check("weight", (patches[0], displacement.arrays["index"].shape[1]))
+        if self.manifold is None:
+            displacement.check("chroma", (self._grid[0] * self._grid[1], 2))
+            largest = float(np.abs(displacement.arrays["chroma"]).max())
+            if largest > _LARGEST_CHROMA:
+                raise ImageError(
+                    "bad-displacement", f"The displacement has chroma of {largest:.0f}; 128 is the most."
+                )
         else:
             assert self.manifold is not None
             displacement.check("r", (len(displacement.steps), len(self.manifold.features) + 1))
@@ -258,19 +277,19 @@ class _LumaBatch(StepBatch):
     def steps(self, displacements: Sequence[Displacement]) -> Iterator[Step]:
         for displacement in displacements:
             self._editor.check(displacement)
-        for targets, start in self._editor._targets(self._maps, displacements):
+        for targets, start in self._editor._targets(self._luma, self._maps, displacements):
             yield Step(targets, start)
 
     def invert(self, step: Step, initial: Tensor) -> Inversion:
-        settings = self._editor.settings.inversion
+        settings = self._editor.settings
         return invert_chroma(
             self._editor.network,
             self._luma,
             step.targets,
             step.anchor,
             initial=initial,
-            tv_weight=settings.tv_weight,
-            iterations=settings.iterations,
+            tv_weight=settings.inversion.tv_weight,
+            iterations=settings.inversion.iterations_for(settings.traversal.traversal),
             scales=self._editor.scales,
         )
 

@@ -27,6 +27,7 @@ class Figures:
         budget_weight: lambda; None where the move is no minimum of the witness function.
         rbf_variance: v of the kernel exp(-|a - b|^2 / 2v), likewise.
         witness_before, witness_after: witness function at the image and after the move, likewise.
+        confidence: of the colours that were found, in 0..1; None where none were looked for.
     """
 
     strength: float
@@ -35,6 +36,7 @@ class Figures:
     rbf_variance: float | None = None
     witness_before: float | None = None
     witness_after: float | None = None
+    confidence: float | None = None
 
 
 def steps_of_path(strengths: Sequence[float], path: int) -> tuple[tuple[float, ...], frozenset[int]]:

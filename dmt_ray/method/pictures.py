@@ -48,7 +48,14 @@ def working_shape(height: int, width: int, size: int) -> tuple[int, int]:
 
 def resize(planes: Tensor, height: int, width: int) -> Tensor:
     """Resize (C, H, W) with an antialiasing bicubic filter."""
-    return F.interpolate(planes[None], size=(height, width), mode="bicubic", align_corners=False, antialias=True)[0]
+    return resize_batch(planes[None], height, width)[0]
+
+
+def resize_batch(planes: Tensor, height: int, width: int) -> Tensor:
+    """Resize (B, C, H, W) as ``resize`` does; planes of that size come back as they are."""
+    if planes.shape[2:] == (height, width):
+        return planes
+    return F.interpolate(planes, size=(height, width), mode="bicubic", align_corners=False, antialias=True)
 
 
 def match_shape(height: int, width: int) -> tuple[int, int]:

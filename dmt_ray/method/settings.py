@@ -31,6 +31,9 @@ Start = Literal["input", "noise"]
 TraversalKind = Literal["local", "global"]
 
 
+PriorUse = Literal["auto", "on", "off"]
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The network whose features are moved."""
@@ -76,41 +79,60 @@ class TraversalConfig:
 
     traversal: TraversalKind = "local"
     """local moves each spatial patch by its nearest exemplar patches; global moves the whole image (the papers)."""
-    strength: tuple[float, ...] = (2.0,)
-    """How far to go, one row for each. global: |displacement| / |mean target - mean source|; local: times each
-    patch's difference."""
+    strength: tuple[float, ...] = ()
+    """How far to go, one row for each. global: |displacement| / |mean target - mean source|; local: times the colours
+    that were found. Default: 2, and 1 with local traversal."""
     standardise: Standardise = "channel"
     """global: one deviation per channel, or per unit as in the paper, or none."""
-    neighbors: int = 128
-    """local: exemplar patches averaged per patch."""
+    neighbors: int | None = None
+    """local: reference patches averaged per patch. Default: one in 64 of those that are looked at."""
     softmax_width: float = 0.1
     """local: width of the softmax over cosine similarities; narrower is more colourful and less sure."""
     scene_weight: float = 0.2
     """local: weight of the whole pictures' similarity beside that of their patches; more for mixed references."""
+    scenes: int = 100
+    """local: look for patches in so many references, those of the likest scenes."""
+    prior: PriorUse = "auto"
+    """local: learn a colour prior from the references and mix it with the nearest patches: auto from 100 references
+    on, on, or off."""
 
     def __post_init__(self) -> None:
         """Check ranges and names."""
         require_choice("traversal", self.traversal, TraversalKind)
+        require_choice("prior", self.prior, PriorUse)
+        require(self.scenes >= 1, "scenes", self.scenes, "at least 1")
         require_choice("standardise", self.standardise, Standardise)
-        require_strengths(self.strength)
-        require(self.neighbors >= 1, "neighbors", self.neighbors, "at least 1")
+        require_strengths(self.strengths)
+        require(self.neighbors is None or self.neighbors >= 1, "neighbors", self.neighbors, "at least 1")
         require(self.softmax_width > 0, "softmax_width", self.softmax_width, "above 0")
         require(self.scene_weight >= 0, "scene_weight", self.scene_weight, "at least 0")
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """The strengths that were asked for, or the default."""
+        return self.strength or ((1.0,) if self.traversal == "local" else (2.0,))
 
 
 @dataclass(frozen=True)
 class InversionConfig:
     """How moved features become pixels again."""
 
-    iterations: int = 10
-    """L-BFGS iterations per image at most; more cost saturation."""
+    iterations: int | None = None
+    """L-BFGS iterations per image at most; more cost saturation. Default: 10, and 0 with local traversal, which has
+    its colours already."""
     tv_weight: float = 30.0
     """Weight of total variation on the edit, with pixels in 8-bit units."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.iterations >= 0, "iterations", self.iterations, "at least 0")
+        require(self.iterations is None or self.iterations >= 0, "iterations", self.iterations, "at least 0")
         require(self.tv_weight >= 0, "tv_weight", self.tv_weight, "at least 0")
+
+    def iterations_for(self, traversal: TraversalKind) -> int:
+        """Return the iterations that were asked for, or the default."""
+        if self.iterations is not None:
+            return self.iterations
+        return 0 if traversal == "local" else 10
 
 
 @dataclass(frozen=True)
@@ -260,6 +282,8 @@ class ColorizerSettings:
     """Steps from the input to the result that are kept as pictures; 0 keeps none."""
     resolution: Resolution = "native"
     """``native`` returns each photo at its own size, ``working`` at size x size."""
+    seed: int = 0
+    """Of what is drawn while the references are learned from."""
 
 
 @dataclass(frozen=True)

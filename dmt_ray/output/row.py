@@ -36,6 +36,8 @@ class Row:
     psnr_to_input: float | None = None
     ssim_to_input: float | None = None
     lpips_to_input: float | None = None
+    colorfulness: float | None = None
+    confidence: float | None = None
     verdict_before: float | None = None
     verdict_after: float | None = None
     flipped: bool | None = None

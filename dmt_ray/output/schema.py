@@ -49,6 +49,8 @@ ROW_SCHEMA = pa.schema(
         ("psnr_to_input", pa.float64()),
         ("ssim_to_input", pa.float64()),
         ("lpips_to_input", pa.float64()),
+        ("colorfulness", pa.float64()),  # of the image, by Hasler and Suesstrunk
+        ("confidence", pa.float64()),  # of the colours that colorize found, in 0..1
         ("verdict_before", pa.float64()),  # decision values of the run's judge, above 0 for the target class
         ("verdict_after", pa.float64()),
         ("flipped", pa.bool_()),  # null where the input was of the target class already
@@ -72,6 +74,7 @@ _SINCE = {
     **dict.fromkeys(("verdict_before", "verdict_after", "flipped"), 4),
     **dict.fromkeys(("digital_source_type", "frames", "truncated"), 5),
     "device": 6,
+    **dict.fromkeys(("colorfulness", "confidence"), 6),
 }
 
 #: Columns that had another name up to a version: that version, and the name.
@@ -117,6 +120,8 @@ RESULT_COLUMNS = (
     "psnr_to_input",
     "ssim_to_input",
     "lpips_to_input",
+    "colorfulness",
+    "confidence",
     "verdict_before",
     "verdict_after",
     "flipped",

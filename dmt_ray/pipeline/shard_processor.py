@@ -26,6 +26,7 @@ from dmt_ray.jobs.job import Array, JobConfig
 from dmt_ray.jobs.judging import JudgeModel
 from dmt_ray.jobs.registry import job_of
 from dmt_ray.method.displacement import Displacement, Edit
+from dmt_ray.method.metrics.pixels import colorfulness
 from dmt_ray.method.pictures import BATCH, same_shaped
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.output.displacements import SavedDisplacement
@@ -337,6 +338,7 @@ class ShardProcessor:
             psnr_to_input=edit.similarity.psnr,
             ssim_to_input=edit.similarity.ssim,
             lpips_to_input=edit.similarity.lpips,
+            colorfulness=colorfulness(edit.picture),
             verdict_before=None if verdict is None else verdict.before,
             verdict_after=None if verdict is None else verdict.after,
             flipped=None if verdict is None else verdict.flipped,

@@ -26,6 +26,8 @@ _LABELS = {
     "psnr_to_input": "PSNR to input (dB)",
     "ssim_to_input": "SSIM to input",
     "lpips_to_input": "LPIPS to input",
+    "colorfulness": "Colorfulness",
+    "confidence": "Confidence of colours",
     "verdict_before": "Verdict before",
     "verdict_after": "Verdict after",
     "seconds_read": "Reading (s)",

@@ -10,10 +10,12 @@ import pytest
 from safetensors.numpy import save
 from test_transformer import INPUTS, SOURCES, TARGETS, labelled
 from test_transformer import network as network  # a fixture
+from ways import CPU, network_on
 
 from dmt_ray.errors import ImageError
 from dmt_ray.method.class_manifold import build_manifold
 from dmt_ray.method.colorizer import Colorizer, build_exemplars
+from dmt_ray.method.colors.describing import COLOR_LAYERS
 from dmt_ray.method.displacement import Displacement, Edit, Figures
 from dmt_ray.method.settings import (
     ColorizerSettings,
@@ -35,15 +37,16 @@ UNREAD = {"colorize global": {"f_ratio"}}
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest, network) -> tuple[str, Arrays, Make]:
+def kind(request: pytest.FixtureRequest, network, vgg16_arrays) -> tuple[str, Arrays, Make]:
     """A kind of traversal, what it learned, and how its editor is made."""
     job, traversal = request.param.split()
     if job == "colorize":
         colorizer = ColorizerSettings(
             64,
-            TraversalConfig(traversal=traversal, neighbors=8, strength=(0.5, 1.0)),
+            TraversalConfig(traversal=traversal, neighbors=8, strength=(0.5, 1.0), prior="on"),
             InversionConfig(iterations=1),
         )
+        network = network_on(vgg16_arrays, CPU, held=COLOR_LAYERS)
         arrays = build_exemplars(network, TARGETS[:3], colorizer)
         return request.param, arrays, lambda arrays: Colorizer(network, arrays, colorizer)
     move = (
@@ -101,6 +104,9 @@ def changed(displacement: Displacement, **changes: Callable[[np.ndarray], np.nda
     return Displacement(arrays, displacement.steps)
 
 
+CHANGES = [lambda array: array[:1], lambda array: array[..., :-1], lambda array: array[0]]
+
+
 def test_a_displacement_of_other_exemplars_is_refused(kind) -> None:
     _, arrays, make = kind
     editor = make(arrays)
@@ -112,9 +118,7 @@ def test_a_displacement_of_other_exemplars_is_refused(kind) -> None:
         Displacement(own.arrays, own.steps[:1]),
         Displacement(own.arrays, []),
         Displacement(own.arrays, [*own.steps, *own.steps]),
-        changed(own, r=lambda array: array[:1], weight=lambda array: array[:1]),
-        changed(own, r=lambda array: array[..., :-1], weight=lambda array: array[..., :-1]),
-        changed(own, r=lambda array: array[0], weight=lambda array: array[0]),
+        *(changed(own, **dict.fromkeys(("r", "weight", "chroma"), change)) for change in CHANGES),
     ]
     if "index" in own.arrays:
         foreign += [
@@ -138,10 +142,12 @@ def test_numbers_too_large_for_the_network_are_no_picture(kind) -> None:
     def huge(array: np.ndarray) -> np.ndarray:
         return np.full_like(array, np.finfo(array.dtype).max)
 
-    moved = [changed(found, r=huge, weight=huge) for found in editor.traverse(images, [ImageIdentity()] * 2)]
+    moved = [
+        changed(found, r=huge, weight=huge, chroma=huge) for found in editor.traverse(images, [ImageIdentity()] * 2)
+    ]
     with pytest.raises(ImageError) as caught:
         editor.reconstruct(images, moved, [None] * 2)
-    assert caught.value.kind == "not-finite"
+    assert caught.value.kind == ("not-finite" if "chroma" not in moved[0].arrays else "bad-displacement")
 
 
 def with_steps(steps: str) -> bytes:

@@ -9,6 +9,7 @@ from transforming import INPUTS, MOVES, SOURCES, TAPS, TARGETS, configure, label
 
 from dmt_ray.method.class_manifold import build_manifold
 from dmt_ray.method.colorizer import Colorizer, build_exemplars, working_luma
+from dmt_ray.method.colors.describing import COLOR_LAYERS
 from dmt_ray.method.displacement import Edit
 from dmt_ray.method.metrics.lpips import lpips_shapes
 from dmt_ray.method.metrics.probe_fit import fit_probe
@@ -83,9 +84,9 @@ def colorize(
     precision: str = "fp32",
 ) -> list[list[Edit]]:
     """Learn, move and invert on a device; ``begin`` is called before the inversion."""
-    traversal = TraversalConfig(traversal=name, neighbors=16)  # type: ignore[arg-type]
+    traversal = TraversalConfig(traversal=name, neighbors=16, prior="on", strength=(1.5,))  # type: ignore[arg-type]
     settings = ColorizerSettings(64, traversal, InversionConfig(iterations=ITERATIONS))
-    network = network_on(arrays, device, precision)
+    network = network_on(arrays, device, precision, COLOR_LAYERS)
     colorizer = Colorizer(network, build_exemplars(network, TARGETS, settings), settings)
     luma = np.stack([working_luma(rgb, 64) for rgb in INPUTS[:2]])
     moved = colorizer.traverse(luma)

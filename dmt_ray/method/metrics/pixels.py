@@ -1,9 +1,10 @@
-"""Picture quality: PSNR and SSIM of 8-bit RGB pictures."""
+"""Figures of 8-bit RGB pictures: PSNR, SSIM, and how colourful they are."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -51,3 +52,10 @@ def _blurred(picture: Tensor) -> Tensor:
             total.add_(picture.narrow(dim, k, length), alpha=weight / sum(weights))
         picture = total
     return picture
+
+
+def colorfulness(rgb: np.ndarray) -> float:
+    """Return how colourful a picture (H, W, 3) in 0..255 is, 0 for grey (Hasler and Suesstrunk 2003, M^(3))."""
+    red, green, blue = (rgb[..., channel].astype(np.float64) for channel in range(3))
+    a, b = red - green, (red + green) / 2 - blue
+    return float(np.hypot(a.std(), b.std()) + 0.3 * np.hypot(a.mean(), b.mean()))

@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError, join, list_names, read_bytes, write_atomic
-from dmt_ray.storage.models import manifolds
+from dmt_ray.storage.models import array_files, manifolds
 from dmt_ray.storage.models.manifolds import delete_arrays, open_arrays, save_arrays
 
 RECORD = {
@@ -75,7 +75,7 @@ def test_any_safetensors_reader_opens_the_files(tmp_path):
 
 
 def test_arrays_are_written_in_pieces_as_they_are(folder, monkeypatch):
-    monkeypatch.setattr(manifolds, "_PIECE", 1000)
+    monkeypatch.setattr(array_files, "_PIECE", 1000)
     whole = arrays()["features"]
     save_arrays(folder, {}, {"b": whole, "c": whole.T})
     _, found = open_arrays(folder)

@@ -1,0 +1,93 @@
+"""How a bank is built of references, a batch at a time, and the prior learned of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from dmt_ray.method import color
+from dmt_ray.method.colors.describing import EXTRAS, PatchDescriber, grid_of, pack, row_width
+from dmt_ray.method.colors.prior import PriorSample, PriorSettings, fit_prior
+from dmt_ray.method.networks.feature_network import FeatureNetwork
+from dmt_ray.method.pictures import BATCH, MATCH_SIZE, resize_batch
+from dmt_ray.method.settings import ColorizerSettings, PriorUse
+from dmt_ray.method.traversal.patches import describe_scene
+
+#: References that decide how patches are described.
+DESCRIBING_SAMPLE = 256
+#: With fewer references the prior is worse than the nearest patches, or no better (docs/quality.md).
+PRIOR_FROM = 100
+
+Allocate = Callable[[tuple[int, ...], type[np.generic]], np.ndarray]
+
+
+def describing_sample(count: int, seed: int) -> list[int]:
+    """Return which of ``count`` references decide how patches are described, in their order."""
+    if count <= DESCRIBING_SAMPLE:
+        return list(range(count))
+    return sorted(random.Random(seed).sample(range(count), DESCRIBING_SAMPLE))
+
+
+def learns_prior(use: PriorUse, references: int) -> bool:
+    """Tell whether so many references get a prior."""
+    return use == "on" or (use == "auto" and references >= PRIOR_FROM)
+
+
+def learn_describing(network: FeatureNetwork, rgb: Sequence[np.ndarray], size: int) -> dict[str, np.ndarray]:
+    """Return how patches are to be described, from references (side, side, 3) uint8; see ``PatchDescriber.learn``."""
+    luma = [color.luma(_planes(picture[None], size, torch.device("cpu")))[0, 0].numpy() for picture in rgb]
+    return PatchDescriber.learn(network, luma, size)
+
+
+def describe_references(network: FeatureNetwork, describer: PatchDescriber, rgb: np.ndarray) -> np.ndarray:
+    """Return what is kept of references (B, side, side, 3) uint8: rows (B, patches, P + EXTRAS), see ``pack``."""
+    images = _planes(rgb, describer.size, network.device)
+    return pack(describer(color.luma(images)[:, 0]), color.chroma(images))
+
+
+def scenes_of(rows: np.ndarray) -> np.ndarray:
+    """Return the scenes (B, P) float16 of references, from their rows (B, patches, P + EXTRAS)."""
+    scenes: np.ndarray = describe_scene(torch.from_numpy(rows[..., :-EXTRAS]).float()).half().numpy()
+    return scenes
+
+
+def _planes(rgb: np.ndarray, size: int, device: torch.device) -> torch.Tensor:
+    """Return pictures (B, 3, size, size) in 0..255 of (B, side, side, 3) uint8."""
+    return resize_batch(torch.tensor(rgb, device=device).permute(0, 3, 1, 2).float(), size, size).clamp(0, 255)
+
+
+def build_bank(
+    network: FeatureNetwork, rgb: Sequence[np.ndarray], settings: ColorizerSettings, allocate: Allocate = np.empty
+) -> dict[str, np.ndarray]:
+    """Return a bank that lies in arrays, and the prior where there are enough references.
+
+    Parameters:
+        network: has ``COLOR_LAYERS``.
+        rgb: references (side, side, 3) uint8, of any side; that of the match size is quickest.
+        settings: the use of a prior and the seed matter here.
+        allocate: makes the largest array.
+
+    Returns:
+        What ``PatchDescriber.learn`` and ``fit_prior`` return; ``patches`` (references, patches, P + EXTRAS) and
+        ``scenes`` (references, P), float16.
+    """
+    size, count = MATCH_SIZE, len(rgb)
+    arrays = learn_describing(network, [rgb[n] for n in describing_sample(count, settings.seed)], size)
+    describer = PatchDescriber(network, arrays, size)
+    rows, columns = grid_of(size)
+    patches = allocate((count, rows * columns, row_width()), np.float16)
+    scenes = np.empty((count, row_width() - EXTRAS), np.float16)
+    for begin in range(0, count, BATCH):
+        part = slice(begin, begin + BATCH)
+        patches[part] = describe_references(network, describer, np.stack(rgb[part]))
+        scenes[part] = scenes_of(patches[part])
+    arrays |= {"patches": patches, "scenes": scenes}
+    if learns_prior(settings.traversal.prior, count):
+        sample = PriorSample(count, size, settings.seed, PriorSettings())
+        for begin in range(0, count, BATCH):
+            sample.add(patches[begin : begin + BATCH])
+        arrays |= fit_prior(sample, network.device)
+    return arrays
