@@ -63,8 +63,9 @@ class Options:
 
     data: str
     """Folder of colour photos."""
-    images: int = 48
-    """Photos to colorize; 0 leaves that out, here and below."""
+    images: int = 200
+    """Photos to colorize; 0 leaves that out, here and below. With few, it counts most that the first traversed shards
+    wait for a reconstruction actor that still loads its model."""
     size: int = 128
     """Their side in pixels, and the working size."""
     tiny: int = 3000
