@@ -41,7 +41,8 @@ class ArrayStore:
 
     def rows(self, references: Sequence[int]) -> np.ndarray:
         """Return (n, patches, P + EXTRAS) float16 of some references."""
-        return self.array[np.asarray(references)]
+        found: np.ndarray = self.array[np.asarray(references)]
+        return found
 
 
 @dataclass(frozen=True)

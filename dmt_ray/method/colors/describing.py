@@ -151,7 +151,8 @@ def tone_of(luma: Tensor, grid: tuple[int, int]) -> Tensor:
 def _maps(network: FeatureNetwork, luma: np.ndarray | Tensor) -> list[Tensor]:
     """Return the layers' maps (B, C, h, w) of luma (B, size, size)."""
     planes = torch.as_tensor(luma, device=network.device).float()
-    return network(planes[:, None].expand(-1, 3, -1, -1) / 255, COLOR_LAYERS)
+    maps: list[Tensor] = network(planes[:, None].expand(-1, 3, -1, -1) / 255, COLOR_LAYERS)
+    return maps
 
 
 def _on_grid(tap: Tensor, grid: tuple[int, int]) -> Tensor:

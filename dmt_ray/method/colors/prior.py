@@ -74,7 +74,8 @@ class ColorPrior:
         """Return each member's chroma (members, B, patches, 2) in 8-bit units."""
         x = self._inputs(pictures)
         found = _forward(x.flatten(0, 1), self._weights, self._biases)
-        return found.unflatten(1, x.shape[:2]) * CHROMA_UNIT
+        chroma: Tensor = found.unflatten(1, x.shape[:2]) * CHROMA_UNIT
+        return chroma
 
 
 class _Inputs:
