@@ -18,8 +18,8 @@ from dmt_ray.method.traversal.patches import describe_scene
 
 #: References that decide how patches are described.
 DESCRIBING_SAMPLE = 256
-#: With fewer references the prior is worse than the nearest patches, or no better (docs/quality.md).
-PRIOR_FROM = 100
+#: Few hundred references are often photos of one kind, where the nearest patches are better (docs/quality.md).
+PRIOR_FROM = 300
 
 Allocate = Callable[[tuple[int, ...], type[np.generic]], np.ndarray]
 
