@@ -20,11 +20,12 @@ from dmt_ray.method.colors.building import (
     describe_references,
     describing_sample,
     learn_describing,
+    learn_prior,
     learns_prior,
     scenes_of,
 )
 from dmt_ray.method.colors.describing import COLOR_LAYERS, PatchDescriber, grid_of, row_width
-from dmt_ray.method.colors.prior import PriorSample, PriorSettings, fit_prior
+from dmt_ray.method.colors.prior import PriorSample, PriorSettings
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import BATCH, MATCH_SIZE
 from dmt_ray.storage.models.array_files import ArrayFile
@@ -118,7 +119,7 @@ def build_color_bank(
             sample.add(rows)
     arrays["scenes"] = np.concatenate(scenes)
     if prior:
-        arrays |= fit_prior(sample, network.device)
+        arrays |= learn_prior(network, sample)
     learned = {"reference": LearnedSet(len(items), content_sha256)}
     save_manifold(place, config, weights_sha256, learned, arrays, chunks=entries, token=token)
     writer.delete_others()

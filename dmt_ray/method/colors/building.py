@@ -59,6 +59,12 @@ def _planes(rgb: np.ndarray, size: int, device: torch.device) -> torch.Tensor:
     return resize_batch(torch.tensor(rgb, device=device).permute(0, 3, 1, 2).float(), size, size).clamp(0, 255)
 
 
+def learn_prior(network: FeatureNetwork, sample: PriorSample) -> dict[str, np.ndarray]:
+    """Learn the prior where the network is, and in its precision; see ``fit_prior``."""
+    half = next(network.buffers()).dtype == torch.bfloat16
+    return fit_prior(sample, network.device, half=half)
+
+
 def build_bank(
     network: FeatureNetwork, rgb: Sequence[np.ndarray], settings: ColorizerSettings, allocate: Allocate = np.empty
 ) -> dict[str, np.ndarray]:
@@ -89,5 +95,5 @@ def build_bank(
         sample = PriorSample(count, size, settings.seed, PriorSettings())
         for begin in range(0, count, BATCH):
             sample.add(patches[begin : begin + BATCH])
-        arrays |= fit_prior(sample, network.device)
+        arrays |= learn_prior(network, sample)
     return arrays

@@ -6,6 +6,7 @@ the nearest patches only repeat. A photo's scene, a patch's place and its luma c
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dmt_ray.method.colors.describing import Described, grid_of
-from dmt_ray.method.networks.feature_network import resolve_precision
 from dmt_ray.method.traversal.patches import positions
 
 #: Dimensions of a picture's mean descriptor that stand for its scene.
@@ -173,11 +173,16 @@ class PriorSample:
         return torch.cat(rows), torch.cat(drawn).long(), torch.stack(whole), owners, torch.stack(energies)
 
 
-def fit_prior(sample: PriorSample, device: torch.device) -> dict[str, np.ndarray]:
+def fit_prior(sample: PriorSample, device: torch.device, *, half: bool = False) -> dict[str, np.ndarray]:
     """Learn the prior.
 
     The same sample and seed give the same prior on the same device; nothing of the process's random state is used or
     changed.
+
+    Parameters:
+        sample: what to learn from.
+        device: where to compute.
+        half: multiply in bfloat16.
 
     Returns:
         ``prior_centre`` (P,), ``prior_scale`` (), ``prior_bias_<k>`` (members, 1, width) float32 and
@@ -194,7 +199,7 @@ def fit_prior(sample: PriorSample, device: torch.device) -> dict[str, np.ndarray
     scenes = (wholes[:, :width] - centre)[:, :SCENE_DIMENSIONS] / scale * 2
     whole = torch.cat([scenes, wholes[:, width:] * 4 - 2], 1)
     order_of = torch.Generator().manual_seed(sample.seed)
-    drop = torch.Generator(device).manual_seed(sample.seed)
+    drop = torch.Generator().manual_seed(sample.seed)
 
     def batch(index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = patches[index].float()
@@ -213,12 +218,12 @@ def fit_prior(sample: PriorSample, device: torch.device) -> dict[str, np.ndarray
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.rate, total_steps=settings.epochs * steps, pct_start=0.15
     )
-    half = resolve_precision("auto", device) == torch.bfloat16
+    precision = torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext()
     for _ in range(settings.epochs):
         order = torch.randperm(len(patches), generator=order_of).to(device)
         for index in order[: steps * size].view(steps, size):
             x, target, counts = batch(index)
-            with torch.enable_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+            with torch.enable_grad(), precision:
                 losses = [
                     F.smooth_l1_loss(
                         _dropped_out(layers, x, settings.dropout, drop).float(), target, reduction="none"
@@ -243,8 +248,8 @@ def _dropped_out(layers: Sequence[Layer], x: Tensor, dropout: float, generator: 
     keep = 1 - dropout
     for weight, bias in layers[:-1]:
         x = F.relu(F.linear(x, weight, bias))
-        # Bytes are drawn several times faster than floats.
-        drawn = torch.randint(0, 256, x.shape, dtype=torch.uint8, generator=generator, device=x.device)
+        # Bytes are drawn several times faster than floats; drawn here, they are the same on every device.
+        drawn = torch.randint(0, 256, x.shape, dtype=torch.uint8, generator=generator).to(x.device)
         x = x * (drawn < round(256 * keep)) / keep
     return F.linear(x, *layers[-1])
 
