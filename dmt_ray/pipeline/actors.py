@@ -167,6 +167,7 @@ class ReconstructionActor(ShardActor):
         with kill_after(timeout), leaving_a_lost_device(), self.metrics.working("reconstruct", number):
             table = self.processor.reconstruct(traversed, max(attempts, begun))
             summary = finish_shard(self.shared, self.carrier, self.expected, shard, table, edit)
+        self.shared.attempts_actor.end.remote("reconstruct", number)
         return replace(
             summary,
             worker=self.worker,
@@ -270,7 +271,6 @@ def finish_shard(
                 others = [item for item in shard.items if item.id not in done]
                 rows = with_kept_rows(shard, pa.concat_tables([rows, finished(edit(others), others)]), expected)
         commit_shard(shard, rows, expected)
-    shared.attempts_actor.end.remote("reconstruct", shard.number)
     return summarize(shard.number, table)
 
 

@@ -84,9 +84,11 @@ def isolate_shards(
             logger.warning(reason, shard.number, len(items))
             edit = functools.partial(_run_one_by_one, shard.number, shared=shared, pool=pool, stopped=stopped)
             try:
-                yield finish_shard(shared, carrier, expected, shard, edit(items), edit)
+                summary = finish_shard(shared, carrier, expected, shard, edit(items), edit)
             except _StoppedError:
                 return
+            shared.attempts_actor.end.remote("reconstruct", shard.number)
+            yield summary
 
 
 class _StoppedError(Exception):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from dmt_ray.method.traversal import device_blocks as module
-from dmt_ray.method.traversal.manifold import Manifold, ManifoldBuilder, standardisation
+from dmt_ray.method.traversal.manifold import DEVIATION_FLOOR, Manifold, ManifoldBuilder, standardisation
 
 CPU = torch.device("cpu")
 
@@ -59,7 +59,7 @@ def test_a_unit_that_is_dead_among_the_exemplars_cannot_throw_an_image_away() ->
     tap[:, 2] = 0
     for standardise in ("channel", "unit"):
         _, deviation = standardisation(tap, standardise)
-        assert deviation.min() >= module.DEVIATION_FLOOR * 0.99 * deviation.mean() * 0.9
+        assert deviation.min() >= DEVIATION_FLOOR * 0.99 * deviation.mean() * 0.9
         assert deviation.min() > 0
     mean, deviation = standardisation(np.zeros((3, 2, 4, 4), np.float16), "unit")
     assert (deviation == 1).all()
