@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dmt_ray.config import require
 from dmt_ray.errors import ImageError, SettingsError
@@ -80,11 +80,10 @@ class Colorize(Job[ColorizeConfig]):
         """Return what ``dmt-ray fit --reference`` saved, where --manifold names it."""
         return config.references.manifold or super().saved_manifold(config)
 
-    def decided_by(self, config: ColorizeConfig) -> Mapping[str, tuple[str, ...]]:
-        """Return what a manifold decides: patches are described alike whatever the taps and the size."""
-        if config.traversal.traversal == "local":
-            return {"model": ("backbone", "normalise"), "traversal": ("traversal",)}
-        return self.decided
+    def suggested_by(self, decided: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+        """Return the taps and the size with local traversal: patches are described alike whatever they are."""
+        local = decided.get("traversal", {}).get("traversal") == "local"
+        return frozenset({"taps", "size"}) if local else frozenset()
 
     def list_exemplars(self, config: ColorizeConfig) -> dict[str, ExemplarList]:
         """List the references."""

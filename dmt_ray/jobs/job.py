@@ -215,9 +215,13 @@ class Job(ABC, Generic[Config]):
         """Return the layers that the network must have beside its taps; by default none."""
         return ()
 
-    def decided_by(self, config: Config) -> Mapping[str, tuple[str, ...]]:
-        """Return what a manifold learned with these options decides; by default all of ``decided``."""
-        return self.decided
+    def suggested_by(self, decided: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+        """Return options of ``decided`` that a manifold only suggests: a run may say otherwise; by default none.
+
+        Parameters:
+            decided: the manifold's own values, by section and option.
+        """
+        return frozenset()
 
     def masks(self, config: Config) -> MaskConfig:
         """Return where images may change; by default everywhere."""

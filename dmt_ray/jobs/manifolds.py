@@ -107,7 +107,7 @@ def save_manifold(
         StorageError: it cannot be written.
     """
     decided = {}
-    for section, names in job_of(config).decided_by(config).items():
+    for section, names in job_of(config).decided.items():
         settings = asdict(getattr(config, section))
         decided[section] = {name: settings[name] for name in names if name in settings}
     plain = json.loads(json.dumps(decided))
@@ -161,12 +161,14 @@ def open_manifold(place: str, job: str) -> ManifoldRecord:
 def apply_manifold_settings(config: Config, manifold: ManifoldRecord) -> Config:
     """Return the options with what a saved manifold decides.
 
-    An option that still has its default is taken from the manifold.
+    An option that still has its default is taken from the manifold, and so are all others but those that the manifold
+    only suggests.
 
     Raises:
         SettingsError: an option says otherwise than the manifold.
     """
     values: dict[str, object] = {}
+    suggested = JOBS[manifold.job].suggested_by(manifold.decided)
     for section, decided in manifold.decided.items():
         given = getattr(config, section)
         defaults = {option.name: option.default for option in fields(given)}
@@ -174,6 +176,9 @@ def apply_manifold_settings(config: Config, manifold: ManifoldRecord) -> Config:
             value = tuple(saved) if isinstance(saved, list) else saved
             now = getattr(given, name)
             if now not in (defaults[name], value):
+                if name in suggested:
+                    values[name] = now
+                    continue
                 raise SettingsError(
                     f"--{name.replace('_', '-')} is {_shown(now)}, and the manifold {files.masked(manifold.place)} "
                     f"was made with {_shown(value)}; leave it out."

@@ -11,9 +11,8 @@ from PIL import Image
 
 import dmt_ray
 from dmt_ray.errors import ImageError, SettingsError
-from dmt_ray.jobs.fit import FitConfig, fit
+from dmt_ray.jobs.fit import FitConfig, FitExemplars, fit
 from dmt_ray.jobs.manifolds import open_manifold
-from dmt_ray.jobs.transform import ExemplarConfig
 from dmt_ray.method.settings import ModelConfig
 from dmt_ray.pipeline.prepare import prepare_run
 from dmt_ray.pipeline.shard_processor import ShardProcessor
@@ -156,9 +155,7 @@ def test_a_colorizer_is_saved_too(model, grey, tmp_path):
 def test_the_command_line_and_the_api_save_the_same(colour, tmp_path, grey):
     one, two = colour / "0.png", colour / "1.png"
     network = {"size": 32, "weights": "random:0"}
-    fit(
-        FitConfig(str(tmp_path / "a"), ExemplarConfig(str(one), str(two)), model=ModelConfig(**network), judge="none")
-    )
+    fit(FitConfig(str(tmp_path / "a"), FitExemplars(str(one), str(two)), model=ModelConfig(**network), judge="none"))
     model = dmt_ray.Transformer.fit(one, two, judge="none", **SMALL)
     model.save(tmp_path / "b")
     a, b = (open_manifold(str(tmp_path / name), "transform") for name in "ab")
@@ -173,7 +170,7 @@ def test_exemplars_from_tables(colour, tmp_path, grey):
     table = tmp_path / "ages.csv"
     table.write_text("uri,age\n" + "".join(f"{file},{age}\n" for age, file in enumerate(sorted(colour.iterdir()))))
     wheres = {"source_where": "age < 1", "target_where": "age >= 1"}
-    exemplars = ExemplarConfig(str(table), str(table), attribute_columns=("age",), **wheres)
+    exemplars = FitExemplars(str(table), str(table), attribute_columns=("age",), **wheres)
     fit(FitConfig(str(tmp_path / "a"), exemplars, model=ModelConfig(size=32, weights="random:0"), judge="none"))
     loaded = dmt_ray.Transformer.load(tmp_path / "a", judge="none", weights="random:0", lpips=False, iterations=2)
     fitted = dmt_ray.Transformer.fit(table, table, judge="none", **wheres, **SMALL)
