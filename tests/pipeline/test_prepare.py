@@ -222,7 +222,7 @@ def test_grey_references_teach_nothing(configure, tmp_path, photos):
     run = prepare_run(configure(reference=str(folder)))
     exemplars, learned = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu")
     assert learned.skipped == ["grey.jpg: The picture is grey, and a reference must have colour."]
-    assert len(exemplars["chroma"]) == 64  # the cells of one reference
+    assert len(exemplars["scenes"]) == 1  # of one reference
 
 
 def test_relative_places_mean_the_same_from_elsewhere(configure, tmp_path, photos, monkeypatch):
