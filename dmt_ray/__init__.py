@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # the same names once more, for editors and type checkers
     from dmt_ray.output.verify import verify_output as verify_output
     from dmt_ray.pipeline.run import run_job as run_job
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _NAMES = {
     "dmt_ray.api.colorizer": ("Colorizer",),
