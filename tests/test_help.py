@@ -17,14 +17,16 @@ from dmt_ray.errors import SettingsError
 from dmt_ray.jobs.registry import JOBS
 from dmt_ray.options import option_types
 
-#: Without a job that another test file registers.
-COMMANDS = [command for command in all_commands() if "tint" not in command]  # those are jobs of tests
+#: Without the jobs that other test files register.
+COMMANDS = [command for command in all_commands() if "tint" not in command]
 
 
 @pytest.fixture
 def said(capsys, monkeypatch):
     """Run ``dmt-ray`` and return its exit code, stdout and stderr."""
     monkeypatch.setenv("COLUMNS", "100")
+    for name in [name for name in JOBS if "tint" in name]:  # jobs that other test files have registered
+        monkeypatch.delitem(JOBS, name)
 
     def run(*words):
         code = cli.main(list(words))

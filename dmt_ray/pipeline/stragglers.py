@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dmt_ray.pipeline.pools import Pool, Turn, Worker
 
 #: A shard begins a second time once it has taken so many times longer than a typical one, and at least so long.
-TIMES_TYPICAL = 1.5
-LEAST_S = 5.0
+TIMES_TYPICAL = 2.0
+LEAST_S = 15.0
 
 
 def take_over(pool: Pool) -> Iterator[tuple[Worker, Turn, Worker, bool]]:
