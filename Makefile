@@ -53,6 +53,8 @@ bench: $(VENV)/.dev-installed ## Run every benchmark, small, in about 15 minutes
 		case $$script in \
 			*/colorize_quality.py) small="--inputs 8 --seeds 0" ;; \
 			*/pipeline_overhead.py) small="--images 0 --tiny 600 --memory 100 --rounds 1" ;; \
+			*/gpu.py) small="--seconds 40" ;; \
+			*/reference_scale.py) small="--counts 100 200 --inputs 4" ;; \
 			*/label_change.py) small="--count 2 --size 64" ;; \
 			*/transform_quality.py) small="--count 4 --size 64 --strengths 6" ;; \
 			*) small= ;; \
