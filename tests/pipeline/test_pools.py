@@ -71,20 +71,20 @@ def test_a_slow_shard_begins_a_second_time_and_no_third():
     busy(made, 1, 1, seconds=1000)
     assert list(take_over(made)) == []  # nobody knows yet how long a shard takes
     took(made, 100, 100, 20)
-    busy(made, 2, 2, seconds=140)
+    busy(made, 2, 2, seconds=190)
     ((holder, turn, helper, begun),) = take_over(made)
     assert (holder, turn.shard, begun) == (made.workers[1], 1, True)
     assert helper.is_idle
     busy(made, made.workers.index(helper), 1)
     assert list(take_over(made)) == []
-    busy(made, 2, seconds=160)
+    busy(made, 2, seconds=210)
     assert [turn.shard for _, turn, _, _ in take_over(made)] == [2]
 
 
 def test_quick_shards_are_left_alone():
     made = pool(placed=2)
     took(made, 0.1)
-    busy(made, 1, 1, seconds=3)
+    busy(made, 1, 1, seconds=12)
     assert list(take_over(made)) == []
 
 
