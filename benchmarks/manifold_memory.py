@@ -10,17 +10,15 @@ files are the kernel's to drop.
 
 from __future__ import annotations
 
-import re
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tyro
+from _memory import anonymous_bytes, peak_memory
 
 from dmt_ray.storage.models.manifolds import open_arrays, save_arrays
 from dmt_ray.storage.scratch import allocate
@@ -77,30 +75,11 @@ def main(options: Options) -> int:
 
 def _measure(action: Callable[[], None]) -> tuple[float, int]:
     """Run an action; return its seconds and the peak of anonymous memory beyond that at its start, in bytes."""
-    before = peak = _anonymous()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.005):
-            peak = max(peak, _anonymous())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    started = time.perf_counter()
-    try:
+    before, started = anonymous_bytes(), time.perf_counter()
+    with peak_memory() as peak:
         action()
-    finally:
         seconds = time.perf_counter() - started
-        done.set()
-        watcher.join()
-    return seconds, peak - before
-
-
-def _anonymous() -> int:
-    match = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    assert match is not None, "this benchmark needs Linux"
-    return int(match[1]) * 1024
+    return seconds, peak[0] - before
 
 
 if __name__ == "__main__":

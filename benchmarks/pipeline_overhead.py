@@ -23,7 +23,6 @@ import os
 import re
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,8 +33,8 @@ import numpy as np
 import ray
 import torch
 import tyro
+from _memory import peak_memory
 from PIL import Image
-from planning import anonymous_bytes
 
 from dmt_ray.cli import parse_options
 from dmt_ray.errors import DmtError
@@ -140,7 +139,7 @@ class Bench:
         print(f"{'driver, photos tinted':40} {'peak MB':>9}")
         peaks = []
         for images in (self.options.memory, 10 * self.options.memory):
-            with _peak() as peak:
+            with peak_memory() as peak:
                 self._job("tint", self._tint_words(images))
             peaks.append(peak[0])
             print(f"{images:<40} {peaks[-1] / 1e6:9.1f}", flush=True)
@@ -221,24 +220,6 @@ def loop_over_shards(config: JobConfig) -> float:
     for shard in run.shards:
         processor.reconstruct(processor.traverse(shard.items), 1)
     return time.perf_counter() - began
-
-
-@contextlib.contextmanager
-def _peak() -> Iterator[list[int]]:
-    """Note the peak of this process's anonymous memory in the list that is given."""
-    peak, done = [anonymous_bytes()], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.05):
-            peak[0] = max(peak[0], anonymous_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        watcher.join()
 
 
 def _verdict(good: bool, what: str) -> bool:

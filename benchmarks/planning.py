@@ -11,11 +11,9 @@ verdict: no form takes more than two thirds of the reference.
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
+from _memory import anonymous_bytes, peak_memory
 
 from dmt_ray.output.input_columns import output_fields
 from dmt_ray.output.plan import load_plan, make_plan, plan_bytes
@@ -91,31 +90,11 @@ def _plan(form: str, place: str) -> int:
 
 def _measured(action: Callable[[], int]) -> tuple[int, float, int]:
     """Return the action's value, its seconds, and its peak of anonymous memory beyond the start, in bytes."""
-    before = peak = anonymous_bytes()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.005):
-            peak = max(peak, anonymous_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    started = time.perf_counter()
-    try:
+    before, started = anonymous_bytes(), time.perf_counter()
+    with peak_memory() as peak:
         value = action()
-    finally:
         seconds = time.perf_counter() - started
-        done.set()
-        watcher.join()
-    return value, seconds, peak - before
-
-
-def anonymous_bytes() -> int:
-    """Return the anonymous memory of this process."""
-    match = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    assert match is not None, "this benchmark needs Linux"
-    return int(match[1]) * 1024
+    return value, seconds, peak[0] - before
 
 
 if __name__ == "__main__":

@@ -10,21 +10,18 @@ over the inputs opens and checks chunks, the second is what an image costs from 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
+from _memory import peak_memory
 from PIL import Image
 
 from dmt_ray.config import InputConfig, OutputConfig
@@ -100,7 +97,13 @@ def build(options: Options, place: str) -> dict[str, float]:
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
         built = build_color_bank(f"{place}/bank", config, references, weights.arrays, weights.sha256, content, device)
         seconds = time.perf_counter() - started
-    return {"build": seconds, "bytes": built.nbytes, "built": built.references, "peak": peak[0], "prior": built.prior}
+    return {
+        "build": seconds,
+        "bytes": built.nbytes,
+        "built": built.references,
+        "peak": peak[0] / 2**20,
+        "prior": built.prior,
+    }
 
 
 def use(options: Options, place: str) -> dict[str, float]:
@@ -123,27 +126,7 @@ def use(options: Options, place: str) -> dict[str, float]:
                 editor.reconstruct(picture, moved, [None])
                 seconds["whole"] += time.perf_counter() - started
             passes.append({name: value / len(inputs) for name, value in seconds.items()})
-    return {"first": passes[0]["whole"], **passes[1], "peak": peak[0]}
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[float]]:
-    """Sample this process's anonymous memory; the list gets its peak in MiB."""
-    found, done = [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.005):
-            match = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-            assert match is not None, "this benchmark needs Linux"
-            found[0] = max(found[0], int(match[1]) / 1024)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield found
-    finally:
-        done.set()
-        watcher.join()
+    return {"first": passes[0]["whole"], **passes[1], "peak": peak[0] / 2**20}
 
 
 def in_process(options: Options, stage: str, place: str) -> dict[str, float]:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import tyro
 from _made_output import flat_ids, make_output
-from planning import anonymous_bytes
+from _memory import anonymous_bytes
 
 from dmt_ray.errors import DmtError
 from dmt_ray.method.colorizer import assemble, working_luma

@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import pytest
+from made_processor import made_processor
 from material import ARTIST, but_for_the_run, photo
 from PIL import Image
 
@@ -14,8 +15,6 @@ from dmt_ray.errors import ImageError, SettingsError
 from dmt_ray.jobs.fit import FitConfig, FitExemplars, fit
 from dmt_ray.jobs.manifolds import open_manifold
 from dmt_ray.method.settings import ModelConfig
-from dmt_ray.pipeline.prepare import prepare_run
-from dmt_ray.pipeline.shard_processor import ShardProcessor
 
 SMALL = {"size": 32, "weights": "random:0", "lpips": False, "iterations": 2}
 
@@ -110,20 +109,7 @@ def test_an_edit_is_the_row_of_a_run(colour, grey, tmp_path):
 
 def _rows(config):
     """Return the rows that the actors of a run make."""
-    from dmt_ray.jobs.exemplars import learn_exemplars
-
-    run = prepare_run(config)
-    exemplars, _ = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu", run.judge)
-    processor = ShardProcessor(
-        run.weights.arrays,
-        exemplars,
-        run.config,
-        device="cpu",
-        weights_label=run.weights_label,
-        fingerprint=run.fingerprint,
-        worker="test",
-        judge=run.judge,
-    )
+    run, processor, _ = made_processor(config, judge=True)
     items = [item for shard in run.shards for item in shard.items]
     return processor.reconstruct(processor.traverse(items), 1).to_pylist()
 

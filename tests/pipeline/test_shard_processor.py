@@ -7,16 +7,15 @@ import imagecodecs
 import numpy as np
 import pytest
 import torch
+from made_processor import made_processor
 from material import ARTIST, photo
 from PIL import Image
 
-from dmt_ray.jobs.exemplars import learn_exemplars
 from dmt_ray.method import color
 from dmt_ray.output.commit import ROW_SCHEMA
 from dmt_ray.pipeline.bisecting import run_bisecting
 from dmt_ray.pipeline.fingerprint import fingerprint
 from dmt_ray.pipeline.prepare import prepare_run
-from dmt_ray.pipeline.shard_processor import ShardProcessor
 from dmt_ray.pipeline.traversed import TRAVERSED_SCHEMA
 from dmt_ray.storage.images import decode_image
 
@@ -46,19 +45,8 @@ def test_guarded_halves_what_does_not_fit():
 
 
 def bench_of(config, **options):
-    run = prepare_run(config)
-    exemplars, learned = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu")
+    run, processor, learned = made_processor(config, **options)
     assert learned.skipped == []
-    processor = ShardProcessor(
-        run.weights.arrays,
-        exemplars,
-        run.config,
-        device="cpu",
-        weights_label=run.weights_label,
-        fingerprint=run.fingerprint,
-        worker="here:1",
-        **options,
-    )
     return run, processor
 
 
