@@ -12,6 +12,7 @@ import pytest
 #: The tests' pictures are small: a second torch or BLAS thread gains little, and on a busy machine the threads spend
 #: many times more waiting for each other. Set before torch loads; child processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # clusters start beside other tests
 
 from faulty_s3 import SECRET, FaultyS3
 from material import ARTIST, chaos_environment, photo

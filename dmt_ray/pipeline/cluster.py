@@ -31,8 +31,11 @@ CHECK_S = 2.0
 LOST_S = 20.0
 #: Free bytes without which no local Ray is started: its logs alone soon take as much.
 ROOM_BYTES = 10 * 2**20
-#: How often a local Ray is started when it does not come up in time, as on a busy machine.
+#: How often a local Ray is started when it does not come up in time, as on a busy machine. Ray says "timed out during
+#: startup" of its node manager, "Timed out waiting for file ..." of its control service (GCS).
 _LOCAL_STARTS = 3
+#: Seconds that Ray waits for the GCS of a local Ray; its default of 30 is short where other programs are busy.
+_GCS_WAIT = ("RAY_gcs_server_port_wait_time_s", "120")
 #: Ray's modules that say with each start which Ray they took and whether it wants a token; the line of ``_log_ray``
 #: and the messages of ``choose_ray`` say what a user can act on.
 _CHATTY = ("ray._private.authentication.authentication_token_setup", "ray._private.services")
@@ -145,6 +148,7 @@ def _start_local() -> Any:
     )
     if not has_room(folder, ROOM_BYTES):
         raise SettingsError(full)  # Ray itself takes minutes to fail
+    os.environ.setdefault(*_GCS_WAIT)
     starts = 1
     while True:
         try:
@@ -152,11 +156,11 @@ def _start_local() -> Any:
         except Exception as error:
             if is_out_of_space(error, folder):
                 raise SettingsError(full) from error
-            if starts == _LOCAL_STARTS or "timed out during startup" not in str(error):
+            if starts == _LOCAL_STARTS or "timed out" not in str(error).lower():
                 raise SettingsError(
                     f"No local Ray can be started ({_in_one_line(error)}); its logs are in {folder}."
                 ) from error
-        logger.warning("Ray was not up within the 30 seconds that it gives itself; it is started once more.")
+        logger.warning("Ray was not up within the time that it gives itself; it is started once more.")
         ray.shutdown()
         starts += 1
 

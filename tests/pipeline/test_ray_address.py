@@ -246,14 +246,21 @@ def test_a_run_beside_the_file_of_a_head_that_does_not_answer(photos, mute, monk
 
 
 @pytest.mark.parametrize("late", [1, 2, 3])
-def test_a_local_ray_that_is_not_up_in_time_is_started_again(late, monkeypatch, caplog):
-    """Ray gives itself thirty seconds, which a busy machine may not have; a stand-in says that it had not."""
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The current node timed out during startup. This could ...",
+        "Timed out waiting for file /tmp/ray/gcs_server_port",
+    ],
+)
+def test_a_local_ray_that_is_not_up_in_time_is_started_again(message, late, monkeypatch, caplog):
+    """Ray gives each of its processes some time, too little on a busy machine; a stand-in says what it then says."""
     starts = []
 
     def start(address):
         starts.append(address)
         if len(starts) <= late:
-            raise RuntimeError("The current node timed out during startup. This could happen because ...")
+            raise RuntimeError(message)
         return "context"
 
     monkeypatch.setattr(cluster, "_init_ray", start)
@@ -261,7 +268,7 @@ def test_a_local_ray_that_is_not_up_in_time_is_started_again(late, monkeypatch, 
         assert cluster._start_local() == "context"
         assert len(starts) == late + 1
     else:
-        with pytest.raises(SettingsError, match=r"No local Ray can be started .*timed out"):
+        with pytest.raises(SettingsError, match=r"No local Ray can be started .*[Tt]imed out"):
             cluster._start_local()
         assert len(starts) == 3
     assert caplog.text.count("it is started once more") == min(late, 2)
