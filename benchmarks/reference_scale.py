@@ -2,20 +2,22 @@
 
     python benchmarks/reference_scale.py --data DIR [--counts 500 2000 20000]
 
-References are crops of the photos in DIR. Each bank is built by a process of its own and used by another one. Counted
-is anonymous memory, sampled every few milliseconds; pages of mapped files are the kernel's to drop. The first pass
-over the inputs opens and checks chunks, the second is what an image costs from then on.
+References are crops of the photos in DIR. Each bank is built by a process of its own; then processes of their own use
+the banks, in turns, and the quickest turn of each counts. Memory is anonymous memory, sampled every few milliseconds;
+pages of mapped files are the kernel's to drop. The first pass over the inputs opens and checks chunks, the second is
+what an image costs from then on.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,8 @@ from dmt_ray.storage.models.weights import resolve_weights
 _MOST_TIMES = 1.5
 #: And how many MiB more of memory a process may take, beside 1 KiB for each reference more.
 _MORE_MEMORY = 64
+#: Below about so many references, the samples that descriptors and prior are learned from grow with their number.
+_SAMPLES_FULL = 500
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Options:
     """Side of the crops in pixels, and the working size."""
     inputs: int = 32
     """Photos to colorize."""
+    rounds: int = 3
+    """How often each bank is used."""
     threads: int = 4
     """Threads that make the crops."""
     stage: str = ""
@@ -146,36 +152,66 @@ def main() -> int:
         return 0
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     print(f"{options.size} px, {options.inputs} inputs, {device}")
-    print(
-        f"{'references':>10}{'crops s':>9}{'build s':>9}{'bytes each':>12}{'build MiB':>11}{'use MiB':>9}"
-        f"{'first s/img':>13}{'s/img':>8}{'of it find':>12}",
-        flush=True,
-    )
-    rows = []
-    for count in sorted(options.counts):
-        with tempfile.TemporaryDirectory() as place:
-            Path(place, "crops").mkdir()
-            started = time.perf_counter()
-            make_crops(replace(options), Path(place, "crops"), count)
-            crops = time.perf_counter() - started
-            built, used = in_process(options, "build", place), in_process(options, "use", place)
-        rows.append((count, built, used))
+    counts = sorted(options.counts)
+    with tempfile.TemporaryDirectory() as folder:
+        builds = print_builds(options, counts, folder)
+        uses = print_uses(options, counts, folder)
+    return 0 if check(counts, builds, uses) else 1
+
+
+def print_builds(options: Options, counts: list[int], folder: str) -> list[dict[str, float]]:
+    """Build the banks and print what that took; return its figures."""
+    builds = []
+    print(f"{'references':>10}{'crops s':>9}{'build s':>9}{'bytes each':>12}{'build MiB':>11}", flush=True)
+    for count in counts:
+        place = Path(folder, str(count))
+        (place / "crops").mkdir(parents=True)
+        started = time.perf_counter()
+        make_crops(options, place / "crops", count)
+        crops = time.perf_counter() - started
+        built = in_process(options, "build", str(place))
+        shutil.rmtree(place / "crops")
+        builds.append(built)
+        each = built["bytes"] / built["built"]
+        print(f"{count:10}{crops:9.1f}{built['build']:9.1f}{each:12.0f}{built['peak']:11.0f}", flush=True)
+    return builds
+
+
+def print_uses(options: Options, counts: list[int], folder: str) -> list[dict[str, float]]:
+    """Use the banks in turns and print what that took; return the least of each figure, and the most memory."""
+    turns: list[list[dict[str, float]]] = [[] for _ in counts]
+    for _ in range(options.rounds):
+        for count, found in zip(counts, turns, strict=True):
+            found.append(in_process(options, "use", str(Path(folder, str(count)))))
+    print(f"{'references':>10}{'use MiB':>9}{'first s/img':>13}{'s/img':>8}{'of it find':>12}")
+    uses = []
+    for count, found in zip(counts, turns, strict=True):
+        used = {name: min(turn[name] for turn in found) for name in found[0]}
+        used["peak"] = max(turn["peak"] for turn in found)
+        uses.append(used)
         print(
-            f"{count:10}{crops:9.1f}{built['build']:9.1f}{built['bytes'] / built['built']:12.0f}{built['peak']:11.0f}"
-            f"{used['peak']:9.0f}{used['first']:13.3f}{used['whole']:8.3f}{used['find']:12.3f}",
-            flush=True,
+            f"{count:10}{used['peak']:9.0f}{used['first']:13.3f}{used['whole']:8.3f}{used['find']:12.3f}", flush=True
         )
-    (few, built, used), (many, built_many, used_many) = rows[0], rows[-1]
-    more = _MORE_MEMORY + (many - few) / 1024
-    times = used_many["whole"] / used["whole"]
+    return uses
+
+
+def check(counts: list[int], builds: list[dict[str, float]], uses: list[dict[str, float]]) -> bool:
+    """Print the verdicts; return whether all are met."""
+    times = uses[-1]["whole"] / uses[0]["whole"]
     good = times <= _MOST_TIMES
     print(f"{'met   ' if good else 'MISSED'} {times:.2f} times as long per image (aim: at most {_MOST_TIMES})")
-    for name, low, high in (("build", built, built_many), ("use", used, used_many)):
-        flat = high["peak"] - low["peak"] <= more
-        good = good and flat
-        rise = high["peak"] - low["peak"]
-        print(f"{'met   ' if flat else 'MISSED'} {name}: {rise:.0f} MiB more memory (aim: at most {more:.0f})")
-    return 0 if good else 1
+    if counts[0] < _SAMPLES_FULL:
+        print(
+            f"Memory is judged from {_SAMPLES_FULL} references on, where the samples that are learned from are full."
+        )
+        return good
+    more = _MORE_MEMORY + (counts[-1] - counts[0]) / 1024
+    for name, figures in (("build", builds), ("use", uses)):
+        rise = figures[-1]["peak"] - figures[0]["peak"]
+        good = good and rise <= more
+        verdict = "met   " if rise <= more else "MISSED"
+        print(f"{verdict} {name}: {rise:.0f} MiB more memory (aim: at most {more:.0f})")
+    return good
 
 
 if __name__ == "__main__":
