@@ -6,6 +6,7 @@ counts for it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from dmt_ray.errors import SettingsError
+from dmt_ray.errors import ERROR_TYPES, SettingsError
 from dmt_ray.jobs.job import JobConfig
 from dmt_ray.pipeline.summary import STAGES, ShardSummary
 
@@ -33,6 +35,13 @@ ACTORS_BUSY = "dmt_actors_busy", "1 while an actor works on a shard, by stage, e
 #: What Ray's agent on each node needs to serve metrics; ``ray[default]`` brings it.
 _NEEDED = ("prometheus_client", "opentelemetry", "aiohttp_cors")
 
+#: Where counters start. Prometheus sees no rise when a counter first appears, so it must have seen it before the first
+#: shard; Ray's counters refuse 0. Added to a whole number, this changes nothing.
+_ZERO = 1e-300
+
+#: Seconds that the last figures may take to reach Ray's agent.
+_LAST_S = 20.0
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -46,6 +55,11 @@ class Metrics:
     def add(self, summary: ShardSummary) -> None:
         """Count the rows of a committed shard."""
         self.counts.add.remote(summary)
+
+    def end(self) -> None:
+        """Have the last figures served now: a process that is killed loses those of the last interval."""
+        with contextlib.suppress(RayError):  # the actor is gone, as it should be; or the cluster is
+            ray.get(self.counts.end.remote(), timeout=_LAST_S)
 
 
 def start_metrics(config: JobConfig, fingerprint: str, shards: int) -> Metrics | None:
@@ -111,6 +125,11 @@ class RunMetrics:
         self._total = shards
         self._begun: set[int] = set()
         self._done: set[int] = set()
+        self._ok.inc(_ZERO)
+        for kind in ERROR_TYPES:
+            self._errors.inc(_ZERO, {"error_type": kind})
+        for stage in STAGES:
+            self._seconds.inc(_ZERO, {"stage": stage})
         self._set_shards()
 
     @staticmethod
@@ -134,6 +153,11 @@ class RunMetrics:
                 self._seconds.inc(seconds, {"stage": stage})
         self._done.add(summary.shard)
         self._set_shards()
+
+    @staticmethod
+    def end() -> None:
+        """End this process in the way that has it report first."""
+        ray.actor.exit_actor()
 
     def _set_shards(self) -> None:
         begun, done = len(self._begun | self._done), len(self._done)

@@ -231,6 +231,9 @@ def _run_on_ray(run: PreparedRun, outcome: RunOutcome, stopper: Stopper) -> None
                 raise
             # What is committed stays; the closing check says what is missing, and the exit code tells.
             log_failure(error)
+        finally:
+            if shared.metrics is not None:
+                shared.metrics.end()
         since_start = time.monotonic() - began
         outcome.seconds = _since_first_shard(attempts_actor) or since_start
 
