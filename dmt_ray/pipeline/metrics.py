@@ -35,10 +35,6 @@ ACTORS_BUSY = "dmt_actors_busy", "1 while an actor works on a shard, by stage, e
 #: What Ray's agent on each node needs to serve metrics; ``ray[default]`` brings it.
 _NEEDED = ("prometheus_client", "opentelemetry", "aiohttp_cors")
 
-#: Where counters start. Prometheus sees no rise when a counter first appears, so it must have seen it before the first
-#: shard; Ray's counters refuse 0. Added to a whole number, this changes nothing.
-_ZERO = 1e-300
-
 #: Seconds that the last figures may take to reach Ray's agent.
 _LAST_S = 20.0
 
@@ -125,11 +121,11 @@ class RunMetrics:
         self._total = shards
         self._begun: set[int] = set()
         self._done: set[int] = set()
-        self._ok.inc(_ZERO)
+        _start_at_zero(self._ok, {})
         for kind in ERROR_TYPES:
-            self._errors.inc(_ZERO, {"error_type": kind})
+            _start_at_zero(self._errors, {"error_type": kind})
         for stage in STAGES:
-            self._seconds.inc(_ZERO, {"stage": stage})
+            _start_at_zero(self._seconds, {"stage": stage})
         self._set_shards()
 
     @staticmethod
@@ -193,3 +189,11 @@ class ActorMetrics:
 def _make(kind: Any, name: tuple[str, str], tags: Mapping[str, str], *more: str) -> Any:
     """Return a metric that has the run's tags and others besides."""
     return kind(*name, tag_keys=(*tags, *more)).set_default_tags(dict(tags))
+
+
+def _start_at_zero(counter: Any, tags: Mapping[str, str]) -> None:
+    """Serve a counter before it counts: Prometheus sees no rise in the first value that it meets.
+
+    ``inc`` refuses 0.
+    """
+    counter._record(0.0, dict(tags))

@@ -1,6 +1,7 @@
 """``ray job submit`` against a cluster of its own that asks for a token, as a cluster of today's Ray does."""
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
+from real_prometheus import needs_prometheus, running_prometheus
 
 ROOT = Path(__file__).parent.parent.parent
 RAY = Path(sys.executable).parent / "ray"
@@ -24,7 +27,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster():
     """Start a head on loopback with its own ports, folder and token, and end only it.
 
@@ -116,7 +119,7 @@ def test_a_submitted_job_does_the_same_and_tells_its_exit_code(cluster, photos, 
                 return ended
             time.sleep(2)
 
-    good = submit("good", "--max-error-rate", 0.5)
+    good = submit("good", "--max-error-rate", 0.5, "--metrics")
     assert good.returncode == 0, good.stdout + good.stderr
     assert "6 planned, 6 rows: 4 ok, 2 errors." in good.stdout
     frame = pd.read_parquet(str(tmp_path / "out" / "shards"))
@@ -157,3 +160,31 @@ def test_a_submitted_job_does_the_same_and_tells_its_exit_code(cluster, photos, 
         assert (uploaded / "jobs" / "colorize_dataset.py").exists()
         assert not (uploaded / ".venv").exists()
         assert not (uploaded / ".git").exists()
+
+
+@needs_prometheus
+def test_prometheus_finds_the_nodes_as_the_readme_says(cluster, tmp_path):
+    """The good run's last figures are there, although its processes ended right after its last shard."""
+    address, folder, _ = cluster
+    readme = (ROOT / "cluster" / "README.md").read_text(encoding="utf-8")
+    configs = [
+        config
+        for block in re.findall(r"```yaml\n(- job_name: ray.*?)```", readme, re.S)
+        for config in yaml.safe_load(block)
+    ]
+    (by_file,), (by_http,) = (
+        [config for config in configs if kind in config] for kind in ("file_sd_configs", "http_sd_configs")
+    )
+    (discovery,) = by_file["file_sd_configs"]
+    discovery["files"] = [re.sub("^/tmp/ray/", f"{folder}/ray/", file) for file in discovery["files"]]
+    (discovery,) = by_http["http_sd_configs"]
+    discovery["url"] = discovery["url"].replace("http://HEAD:8265", address)
+    discovery["authorization"]["credentials_file"] = str(folder / ".ray" / "auth_token")
+    for config, found in ((by_file, "file"), (by_http, "http")):
+        config["metric_relabel_configs"] = [{"target_label": "found", "replacement": found}]
+    by_http["job_name"] = "by-http"
+    with running_prometheus(tmp_path / "prometheus", [by_file, by_http]) as prometheus:
+        for found in ("file", "http"):
+            prometheus.wait_for(f'sum(ray_dmt_ok_rows_total{{found="{found}"}})', 4)
+            errors = prometheus.values(f'ray_dmt_error_rows_total{{found="{found}"}} > 0')
+            assert {(labels["error_type"], value) for labels, value in errors} == {("empty", 1), ("truncated", 1)}
