@@ -12,7 +12,8 @@ import pyarrow as pa
 from dmt_ray.output.commit import commit_shard
 from dmt_ray.output.expected import Expected
 from dmt_ray.output.input_columns import output_fields
-from dmt_ray.output.plan import PLAN_FILE, load_plan, make_plan
+from dmt_ray.output.plan import load_plan, make_plan
+from dmt_ray.output.plan_file import PLAN_FILE
 from dmt_ray.output.run_record import RUN_FILE
 from dmt_ray.output.schema import SCHEMA_VERSION, rows_table
 from dmt_ray.storage import files

@@ -212,7 +212,8 @@ def _reconstruct(command: ReconstructCommand) -> int:
 
 
 def _weights(command: WeightsCommand) -> int:
-    from dmt_ray.storage.models.weights import cached_weights, load_lpips, resolve_weights
+    from dmt_ray.storage.models.weights import load_lpips, resolve_weights
+    from dmt_ray.storage.models.weights_cache import cached_weights
 
     fetched = [resolve_weights(command.backbone, command.weights)]
     if command.lpips:

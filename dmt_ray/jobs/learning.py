@@ -20,8 +20,9 @@ from dmt_ray.jobs.manifolds import (
     open_manifold,
     save_manifold,
 )
+from dmt_ray.storage.models.hashed_weights import Weights
 from dmt_ray.storage.models.manifolds import open_arrays
-from dmt_ray.storage.models.weights import Weights, resolve_weights
+from dmt_ray.storage.models.weights import resolve_weights
 
 
 @dataclass(frozen=True)

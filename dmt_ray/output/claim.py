@@ -18,7 +18,8 @@ from dmt_ray.output.commit import SHARDS_FOLDER, committed_shards, shard_uri
 from dmt_ray.output.dataset_card import CARD_FILE, is_own_card, write_card
 from dmt_ray.output.layout import MANIFOLD_FOLDER
 from dmt_ray.output.masked_plan import without_secrets
-from dmt_ray.output.plan import PLAN_FILE, Binding, DamagedPlanError, Plan, bound_to, load_plan, write_plan_file
+from dmt_ray.output.plan import Plan, bound_to, load_plan, write_plan_file
+from dmt_ray.output.plan_file import PLAN_FILE, Binding, DamagedPlanError
 from dmt_ray.output.report_files import delete_report
 from dmt_ray.output.run_record import RUN_FILE, DamagedRecordError, RunRecord, parse_record
 from dmt_ray.storage import files

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dmt_ray.output.expected import Expected, shard_stamp
-from dmt_ray.output.plan import Shard
+from dmt_ray.output.plan_file import Shard
 from dmt_ray.output.rows import judge_rows, with_checksums
 from dmt_ray.output.schema import (
     BODY_KEY,

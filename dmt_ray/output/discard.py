@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.output.commit import SHARDS_FOLDER, shard_name
-from dmt_ray.output.plan import PLAN_FILE
+from dmt_ray.output.plan_file import PLAN_FILE
 from dmt_ray.output.report import VerifyReport
 from dmt_ray.output.run_record import RUN_FILE
 from dmt_ray.storage import files

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from dmt_ray.errors import ImageError
 from dmt_ray.output.commit import shard_uri
-from dmt_ray.output.plan import Shard
+from dmt_ray.output.plan_file import Shard
 from dmt_ray.output.shard_file import DamagedShardError, reading_shard
 
 logger = logging.getLogger(__name__)

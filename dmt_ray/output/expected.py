@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from dmt_ray.output.plan import Plan, Shard
+from dmt_ray.output.plan import Plan
+from dmt_ray.output.plan_file import Shard
 from dmt_ray.output.schema import ROW_SCHEMAS, SCHEMA_VERSION, row_schema
 
 

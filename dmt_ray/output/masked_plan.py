@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import pyarrow as pa
 
 from dmt_ray.errors import SettingsError
-from dmt_ray.output.plan import PLAN_SCHEMA, Plan, plan_footer, write_plan
+from dmt_ray.output.plan import Plan, write_plan
+from dmt_ray.output.plan_file import PLAN_SCHEMA, plan_footer
 from dmt_ray.storage.files import fingerprint_uri
 from dmt_ray.storage.inputs.formats import container_of
 

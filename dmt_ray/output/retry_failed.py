@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from dmt_ray.output.commit import shard_uri
 from dmt_ray.output.expected import Expected
-from dmt_ray.output.plan import Shard
+from dmt_ray.output.plan_file import Shard
 from dmt_ray.output.rows import judge_rows
 from dmt_ray.output.shard_file import DamagedShardError, check_body, check_footer, reading_shard
 from dmt_ray.storage import files

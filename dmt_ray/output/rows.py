@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dmt_ray.output.expected import Expected
-from dmt_ray.output.plan import Shard
+from dmt_ray.output.plan_file import Shard
 from dmt_ray.output.schema import RESULT_COLUMNS, ROW_SCHEMAS, column_name
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.listing import InputItem

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.output.commit import SHARDS_FOLDER, committed_shards, shard_number, shard_uri
 from dmt_ray.output.expected import Expected
-from dmt_ray.output.plan import Plan, Shard
+from dmt_ray.output.plan import Plan
+from dmt_ray.output.plan_file import Shard
 from dmt_ray.output.schema import (
     BODY_KEY,
     ERRORS_KEY,

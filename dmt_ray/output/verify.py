@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from dmt_ray.errors import DmtError
 from dmt_ray.output.commit import SHARDS_FOLDER, committed_shards, shard_uri
 from dmt_ray.output.expected import Expected
-from dmt_ray.output.plan import Plan, Shard, load_plan
+from dmt_ray.output.plan import Plan, load_plan
+from dmt_ray.output.plan_file import Shard
 from dmt_ray.output.report import SHOWN, VerifyReport
 from dmt_ray.output.rows import Judgement, Key, columns_to_judge, judge_rows, planned_keys
 from dmt_ray.output.schema import ROW_SCHEMAS

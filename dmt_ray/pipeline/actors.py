@@ -23,7 +23,8 @@ from dmt_ray.output.commit import commit_shard
 from dmt_ray.output.displacements import SavedDisplacement, saved_displacements
 from dmt_ray.output.expected import Expected
 from dmt_ray.output.input_columns import InputColumns
-from dmt_ray.output.plan import Plan, Shard, load_plan, plan_from_bytes
+from dmt_ray.output.plan import Plan, load_plan, plan_from_bytes
+from dmt_ray.output.plan_file import Shard
 from dmt_ray.output.retry_failed import failed_items, with_kept_rows
 from dmt_ray.output.rows import consistent
 from dmt_ray.output.shard_file import DamagedShardError

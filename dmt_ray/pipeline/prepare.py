@@ -46,7 +46,8 @@ from dmt_ray.storage import files
 from dmt_ray.storage.deep_images import check_can_encode
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.listing import Listing
-from dmt_ray.storage.models.weights import Weights, load_lpips, resolve_weights
+from dmt_ray.storage.models.hashed_weights import Weights
+from dmt_ray.storage.models.weights import load_lpips, resolve_weights
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from dmt_ray.errors import SettingsError
 from dmt_ray.output.commit import SHARDS_FOLDER, shard_name, shard_uri
 from dmt_ray.output.compaction_record import is_compaction
 from dmt_ray.output.layout import REPORT_FOLDER
-from dmt_ray.output.plan import Plan, Shard, load_plan
+from dmt_ray.output.plan import Plan, load_plan
+from dmt_ray.output.plan_file import Shard
 from dmt_ray.output.report_files import REPORT_PAGE, delete_report, is_foreign_report
 from dmt_ray.output.run_record import RunRecord, read_run
 from dmt_ray.output.schema import column_name

@@ -8,7 +8,8 @@ import torch
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.method.networks.feature_network import FeatureNetwork
-from dmt_ray.storage.models.weights import Weights, resolve_weights
+from dmt_ray.storage.models.hashed_weights import Weights
+from dmt_ray.storage.models.weights import resolve_weights
 
 TAPS = ("conv3_1", "conv4_1", "conv5_1")
 

@@ -18,7 +18,8 @@ from dmt_ray.output.commit import SHARDS_FOLDER, commit_shard
 from dmt_ray.output.dataset_card import output_card, write_card
 from dmt_ray.output.expected import Expected
 from dmt_ray.output.input_columns import output_fields
-from dmt_ray.output.plan import PLAN_FILE, Binding, Shard, load_plan, make_plan, plan_bytes
+from dmt_ray.output.plan import load_plan, make_plan, plan_bytes
+from dmt_ray.output.plan_file import PLAN_FILE, Binding, Shard
 from dmt_ray.output.run_record import RUN_FILE, RunRecord
 from dmt_ray.output.schema import SCHEMA_VERSION, rows_table
 from dmt_ray.pipeline.prepare import PreparedRun

@@ -11,7 +11,8 @@ import pytest
 
 from dmt_ray.errors import SettingsError
 from dmt_ray.output.masked_plan import completed, without_secrets
-from dmt_ray.output.plan import PLAN_FILE, load_plan, make_plan, plan_bytes, plan_from_bytes, write_plan_file
+from dmt_ray.output.plan import load_plan, make_plan, plan_bytes, plan_from_bytes, write_plan_file
+from dmt_ray.output.plan_file import PLAN_FILE
 from dmt_ray.storage.inputs.listing import Listing
 from dmt_ray.storage.inputs.registry import open_listing
 

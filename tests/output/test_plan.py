@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dmt_ray.errors import ImageError, SettingsError
-from dmt_ray.output import plan as plan_file
-from dmt_ray.output.plan import PLAN_FILE, Shard, load_plan, make_plan, plan_bytes
+from dmt_ray.output import plan as plan_module
+from dmt_ray.output.plan import load_plan, make_plan, plan_bytes
+from dmt_ray.output.plan_file import PLAN_FILE, Shard
 from dmt_ray.storage import files, scratch
 from dmt_ray.storage.files import StorageError, join
 from dmt_ray.storage.inputs.listing import FOUND, INSIDE, Listing, listing_batch
@@ -30,7 +31,7 @@ def listing(count: int, batch: int = 7) -> Listing:
 
 @pytest.mark.parametrize(("count", "size"), itertools.product((1, 6, 31, 32, 100), (1, 3, 32, 1000)))
 def test_every_image_is_in_one_shard_in_order(count, size, monkeypatch, tmp_path):
-    monkeypatch.setattr(plan_file, "GROUP_ROWS", 10)
+    monkeypatch.setattr(plan_module, "GROUP_ROWS", 10)
     plan = make_plan(listing(count), size, pa.schema([]))
     items = [InputItem(f"{n}.jpg", f"/in/{n}.jpg", origin=FOUND) for n in range(count)]
     expected = [Shard(n // size, tuple(items[n : n + size])) for n in range(0, count, size)]

@@ -21,7 +21,7 @@ from dmt_ray.output.compact import compact
 from dmt_ray.output.discard import discard_unsound
 from dmt_ray.output.expected import Expected
 from dmt_ray.output.input_columns import output_fields
-from dmt_ray.output.plan import Shard
+from dmt_ray.output.plan_file import Shard
 from dmt_ray.output.rows import consistent, judge_rows, with_checksums
 from dmt_ray.output.schema import (
     ROW_SCHEMAS,

