@@ -31,7 +31,7 @@ DOCUMENTS = [
 ]
 #: Long options of other programs, and of scripts, that the documents mention.
 FOREIGN = {"data", "sheet", "address", "working-dir", "help", "from-env-file", "build-arg", "help-all", "version"}
-FOREIGN |= {"num-gpus"}
+FOREIGN |= {"num-gpus", "dashboard-host"}
 FOREIGN |= {"node-id", "reason", "reason-message", "deadline-remaining-seconds"}
 FOREIGN |= {"docker-server", "docker-username", "docker-password"}
 

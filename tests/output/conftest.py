@@ -13,16 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from whole_output import STRENGTHS, error_row, row
 
+from dmt_ray.jobs.colorize import ColorizeConfig
 from dmt_ray.output.commit import SHARDS_FOLDER, commit_shard
 from dmt_ray.output.dataset_card import output_card, write_card
 from dmt_ray.output.expected import Expected
 from dmt_ray.output.input_columns import output_fields
 from dmt_ray.output.plan import load_plan, make_plan, plan_bytes
 from dmt_ray.output.plan_file import PLAN_FILE, Binding, Shard
-from dmt_ray.output.run_record import RUN_FILE, RunRecord
+from dmt_ray.output.run_record import RUN_FILE, RunRecord, recorded_fingerprint
 from dmt_ray.output.schema import SCHEMA_VERSION, rows_table
-from dmt_ray.pipeline.prepare import PreparedRun
+from dmt_ray.pipeline.prepare import PreparedRun, prepare_run, write_run
 from dmt_ray.storage import files
 from dmt_ray.storage.images import encode_animation, encode_image
 from dmt_ray.storage.inputs.listing import Listing, listing_batch
@@ -139,3 +141,24 @@ def commit_rows() -> Callable[[PreparedRun, Shard], None]:
         commit_shard(shard, rows_table(rows), run.expected)
 
     return commit
+
+
+@pytest.fixture
+def out(configure: Callable[..., ColorizeConfig], tmp_path: Path) -> str:
+    """A whole output: three shards of two images in two steps; the last image has error rows."""
+    run = prepare_run(configure(strength=STRENGTHS))
+    write_run(run)
+    for shard in run.shards:
+        rows = [
+            error_row(item.id, step) if item.id == "truncated.jpg" else row(item.id, step)
+            for item in shard.items
+            for step in range(2)
+        ]
+        commit_shard(shard, rows_table(rows), run.expected)
+    return str(tmp_path / "out")
+
+
+@pytest.fixture
+def fingerprint(out: str) -> str:
+    """Of the run of ``out``."""
+    return recorded_fingerprint(out)
