@@ -36,7 +36,7 @@ ACTORS_BUSY = "dmt_actors_busy", "1 while an actor works on a shard, by stage, e
 _NEEDED = ("prometheus_client", "opentelemetry", "aiohttp_cors")
 
 #: Seconds that the last figures may take to reach Ray's agent.
-_LAST_S = 20.0
+_LAST_S = 10.0
 
 
 @dataclass(frozen=True)

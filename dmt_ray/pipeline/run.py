@@ -226,14 +226,13 @@ def _run_on_ray(run: PreparedRun, outcome: RunOutcome, stopper: Stopper) -> None
         try:
             start.wait_for_actors(pools, len(run.todo))
             _run_shards(run, shared, pools, cluster, outcome, stopper, start, watch)
+            if shared.metrics is not None:
+                shared.metrics.end()
         except Exception as error:
             if isinstance(error, NoDeviceError) and not outcome.finished:
                 raise
             # What is committed stays; the closing check says what is missing, and the exit code tells.
             log_failure(error)
-        finally:
-            if shared.metrics is not None:
-                shared.metrics.end()
         since_start = time.monotonic() - began
         outcome.seconds = _since_first_shard(attempts_actor) or since_start
 
