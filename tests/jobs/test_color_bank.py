@@ -10,7 +10,7 @@ from PIL import Image
 from dmt_ray import cli
 from dmt_ray.config import InputConfig, OutputConfig
 from dmt_ray.errors import SettingsError
-from dmt_ray.jobs import color_bank
+from dmt_ray.jobs import bank_chunks, color_bank
 from dmt_ray.jobs.color_bank import build_color_bank
 from dmt_ray.jobs.colorize import ColorizeConfig, ReferenceConfig
 from dmt_ray.jobs.exemplars import content_checksum, learn_exemplars, list_exemplars, make_editor
@@ -75,14 +75,15 @@ def contents(place: Path) -> dict[str, bytes]:
 
 def test_a_build_that_ended_goes_on_and_gives_the_same_bytes(references, tmp_path, monkeypatch):
     at_a_time = []
-    read = color_bank._read
+    read = bank_chunks.read_references
 
     def watched(config, part):
-        pictures, skipped = read(config, part)
-        at_a_time.append(len(pictures))
-        return pictures, skipped
+        found = read(config, part)
+        at_a_time.append(len(found.pictures))
+        return found
 
-    monkeypatch.setattr(color_bank, "_read", watched)
+    for module in (bank_chunks, color_bank):
+        monkeypatch.setattr(module, "read_references", watched)
     monkeypatch.setattr(building, "DESCRIBING_SAMPLE", 3)
     whole = build(references, tmp_path / "whole")
     assert (whole.references, whole.resumed, whole.prior, whole.skipped) == (COUNT, 0, True, [])
