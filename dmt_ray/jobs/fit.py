@@ -74,8 +74,8 @@ class FitConfig:
     seed: int = 0
     """Seed for the draw of --exemplar-limit."""
     ray_address: str = "auto"
-    """--reference: the Ray whose actors describe the references: HOST:PORT or ray://HOST:PORT of a cluster's head, local
-    for one of its own, or none for this process alone. auto takes a cluster that answers when 2,000 references or
+    """--reference: the Ray whose actors describe the references: HOST:PORT of a cluster's head, ray://HOST:PORT, or
+    local for one of its own; none for this process alone. auto takes a cluster that answers when 2,000 references or
     more are left to describe, and starts none."""
     max_pixels: int = 200_000_000
     """An exemplar with more pixels (width x height) than this is left out."""

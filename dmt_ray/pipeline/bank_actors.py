@@ -168,11 +168,11 @@ class ChunkActors:
                 worker.node, self._failed_starts, self._tell_at = result, 0, math.inf
             elif isinstance(result, Unread):
                 assert chunk is not None
-                self._check_unread(worker, result)
+                check_unread(self._plan, _named(worker), result)
                 self._unreadable.add(chunk.number)
                 self._waiting.appendleft(chunk)
             else:
-                self._check_visible(worker, result)
+                check_visible(self._plan, _named(worker), result, self._look)
         except RayTaskError as error:
             _end(worker)
             if isinstance(error.cause, NoDeviceError):
@@ -204,7 +204,8 @@ class ChunkActors:
         _end(worker)
         reason = " ".join(str(error.cause if isinstance(error, RayTaskError) else error).split()).rstrip(".")
         what = "loading the network" if chunk is None else f"making chunk {chunk.number}"
-        logger.warning("A process on %s ended while %s: %s.", _named(worker), what, reason)
+        trace = error if isinstance(error, RayTaskError) else None
+        logger.warning("A process on %s ended while %s: %s.", _named(worker), what, reason, exc_info=trace)
         counts = not names_lost_node(error)
         if chunk is None:
             self._failed_starts += counts
@@ -223,32 +224,32 @@ class ChunkActors:
         if self._waiting:
             self._start()
 
-    def _check_unread(self, worker: _Worker, unread: Unread) -> None:
-        """Raise SettingsError when this process can read what an actor could not: its node lacks the references."""
-        inputs = self._plan.config.inputs
-        with InputReader(inputs.max_bytes, self._plan.references.containers, inputs.allow_uri) as reader:
-            for item in unread.items:
-                try:
-                    reader.read_item(item)
-                except DmtError:
-                    continue
-                reason = next(line for line in unread.reasons if line.startswith(f"{item.id}: ")).rstrip(".")
-                raise SettingsError(
-                    f"{_named(worker)} cannot read the reference {reason}, and this process can read it. {_SHARED}"
-                )
 
-    def _check_visible(self, worker: _Worker, made: MadeChunk) -> None:
-        """Raise SettingsError when this process does not find a chunk that an actor has written."""
-        file = files.join(self._plan.place, made.entry.file)
-        deadline = time.monotonic() + HIDDEN_S
-        while not files.exists(file):
-            if time.monotonic() > deadline:
-                raise SettingsError(
-                    f"{_named(worker)} has written {files.masked(file)}, and this process does not find it: the "
-                    f"--output there is another folder. {_SHARED}"
-                )
-            self._look()
-            time.sleep(LOOK_S)
+def check_unread(plan: BankPlan, node: str, unread: Unread) -> None:
+    """Raise SettingsError when this process can read what an actor could not: its node lacks the references."""
+    inputs = plan.config.inputs
+    with InputReader(inputs.max_bytes, plan.references.containers, inputs.allow_uri) as reader:
+        for item in unread.items:
+            try:
+                reader.read_item(item)
+            except DmtError:
+                continue
+            reason = next(line for line in unread.reasons if line.startswith(f"{item.id}: ")).rstrip(".")
+            raise SettingsError(f"A process on {node} cannot read the reference {reason}; this one can. {_SHARED}")
+
+
+def check_visible(plan: BankPlan, node: str, made: MadeChunk, look: Callable[[], None]) -> None:
+    """Raise SettingsError when this process does not find a chunk that an actor has written."""
+    file = files.join(plan.place, made.entry.file)
+    deadline = time.monotonic() + HIDDEN_S
+    while not files.exists(file):
+        if time.monotonic() > deadline:
+            raise SettingsError(
+                f"A process on {node} has written {files.masked(file)}, and this process does not find it: the "
+                f"--output there is another folder. {_SHARED}"
+            )
+        look()
+        time.sleep(LOOK_S)
 
 
 def _named(worker: _Worker) -> str:
