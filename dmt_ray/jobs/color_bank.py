@@ -26,15 +26,18 @@ from dmt_ray.method.colors.building import (
 )
 from dmt_ray.method.colors.describing import COLOR_LAYERS
 from dmt_ray.method.colors.prior import PriorSample, PriorSettings
+from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import MATCH_SIZE
 from dmt_ray.storage import files
-from dmt_ray.storage.models.array_files import ArrayFile
+from dmt_ray.storage.models.array_files import ArrayFile, file_name, local_array, read_entry, write_array
 from dmt_ray.storage.models.chunks import ChunkedRows, ChunkWriter
 
 logger = logging.getLogger(__name__)
 
 #: References of a chunk; a chunk of 128 px has 4 MB.
 CHUNK = 32
+#: The arrays of ``PatchDescriber.learn``.
+DESCRIBING = ("projection", *(f"{kind}_{layer}" for layer in COLOR_LAYERS for kind in ("mean", "deviation")))
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,10 @@ def build_color_bank(
     files.sweep_temporary(place)  # of killed writers
     writer = ChunkWriter(place, PATCHES, token)
     items = references.items
-    drawn = [items[index] for index in describing_sample(len(items), seed)]
-    read = read_references(config, replace(references, items=drawn))
-    if not read.pictures:
-        read = read_references(config, references)
-        if not read.pictures:
-            raise SettingsError(f"None of the {len(items)} references can be used; the first one: {read.skipped[0]}")
-    arrays = learn_describing(network, read.pictures, size)
-    del read
+    arrays = _kept_describing(place, token)
+    if arrays is None:
+        arrays = _learn_describing(network, config, references)
+        _keep(place, token, arrays)
     allowed = {"allow_uri": tuple(map(files.absolute, config.inputs.allow_uri))}
     plan = BankPlan(place, token, config.with_options(allowed), replace(references, items=()), weights, dict(arrays))
     total = -(-len(items) // CHUNK)
@@ -130,9 +129,41 @@ def build_color_bank(
         arrays |= learn_prior(network, sample)
     learned = {"reference": LearnedSet(len(items), content_sha256)}
     save_manifold(place, config, weights_sha256, learned, arrays, chunks=chunks, token=token)
-    writer.delete_others()
+    writer.delete_others(DESCRIBING)
     nbytes = chunked.nbytes + sum(array.nbytes for array in arrays.values())
     return BuiltBank(len(chunked), nbytes, skipped, prior, resumed)
+
+
+def _learn_describing(network: FeatureNetwork, config: ColorizeConfig, references: ExemplarList) -> dict[str, Array]:
+    """Learn how patches are described, from a sample of the references, or from all where that has none of use."""
+    items = references.items
+    drawn = [items[index] for index in describing_sample(len(items), config.inputs.seed)]
+    read = read_references(config, replace(references, items=drawn))
+    if not read.pictures:
+        read = read_references(config, references)
+        if not read.pictures:
+            raise SettingsError(f"None of the {len(items)} references can be used; the first one: {read.skipped[0]}")
+    return learn_describing(network, read.pictures, MATCH_SIZE)
+
+
+def _kept_describing(place: str, token: str) -> dict[str, Array] | None:
+    """Return how an earlier build described patches: what it learned, another device or number of threads does not.
+
+    Raises:
+        StorageError: a file of it is damaged.
+    """
+    there = files.list_names(place)
+    named = {name: file_name(name, token) for name in DESCRIBING}
+    if any(file not in there for file in named.values()):
+        return None
+    return {name: np.array(local_array(place, read_entry(place, file))) for name, file in named.items()}
+
+
+def _keep(place: str, token: str, arrays: Mapping[str, Array]) -> None:
+    for name, array in arrays.items():
+        file = file_name(name, token)
+        with files.staged(files.join(place, file)) as path:
+            write_array(path, file, array)
 
 
 def _token(config: ColorizeConfig, weights_sha256: str, content_sha256: str) -> str:

@@ -51,8 +51,9 @@ def test_a_build_that_ended_goes_on_and_gives_the_same_bytes(references, tmp_pat
         build(references, tmp_path / "ended", end_after=3)
     assert "manifold.json" not in contents(tmp_path / "ended")
     at_a_time.clear()
+    monkeypatch.setattr(color_bank, "learn_describing", None)  # threads or a device would make it another one
     assert build(references, tmp_path / "ended").resumed == 3
-    assert at_a_time == [3, 1]
+    assert at_a_time == [1]
     assert contents(tmp_path / "ended") == contents(tmp_path / "whole")
 
 
