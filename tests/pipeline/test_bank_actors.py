@@ -106,16 +106,32 @@ def test_actors_make_the_bytes_that_one_process_makes_though_one_dies_and_builds
     assert contents(tmp_path / "both") == contents(tmp_path / "one")
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_a_node_that_cannot_read_the_references_is_an_error(references, crashing, tmp_path, capsys):
-    listed = tmp_path / "only-here.txt"
+@pytest.mark.usefixtures("local_ray", "crashing")
+@pytest.mark.parametrize(
+    ("driver", "told"),
+    [
+        (
+            "driver",
+            ["A process on node {node} cannot read the reference", "use a folder that they share, or a store"],
+        ),
+        (
+            "deadly",
+            ["/0.png to ", "cannot be described: 2 processes ended over them; the last one, on node {node}: "],
+        ),
+    ],
+)
+def test_what_only_the_command_can_read_is_an_error_that_names_the_node(
+    driver, told, references, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(bank_actors, "TRIES", 2)
     names = references.read_text().splitlines()[:2]
-    listed.write_text("\n".join(names).replace("crash://gate", "crash://driver"))
-    words = ["fit", "--reference", str(listed), "--allow-uri", "crash://driver/", "--weights", "random:0"]
+    listed = tmp_path / "only-here.txt"
+    listed.write_text("\n".join(names).replace("crash://gate", f"crash://{driver}"))
+    words = ["fit", "--reference", str(listed), "--allow-uri", f"crash://{driver}/", "--weights", "random:0"]
     assert cli.main([*words, "--ray-address", "local", "--output", str(tmp_path / "bank")]) == 2
-    told = capsys.readouterr().err
-    assert f"A process on node {ray.util.get_node_ip_address()} cannot read the reference" in told
-    assert "use a folder that they share, or a store" in told
+    error = capsys.readouterr().err
+    for sentence in told:
+        assert sentence.format(node=ray.util.get_node_ip_address()) in error
     assert not list(tmp_path.glob("bank/patches*"))
 
 

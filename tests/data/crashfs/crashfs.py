@@ -3,8 +3,8 @@
 ``segv...`` by a real segmentation fault; ``hang...`` not at all: it sleeps in native code and never gives the
 interpreter back; ``gate/PATH`` is the local file of that path, but who reads it when the folder of hooks has a file
 ``hold-on-read`` waits, once, until it is killed (``hold-on-worker-read``: only a worker of Ray's does);
-``driver/PATH`` is the local file of that path, but workers of Ray's do not find it; ``slow...`` keeps who looks for
-it waiting; any other by SIGKILL.
+``driver/PATH`` is the local file of that path, but workers of Ray's do not find it; ``deadly/PATH`` too, and it ends
+those workers by SIGKILL; ``slow...`` keeps who looks for it waiting; any other by SIGKILL.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ class CrashFileSystem(AbstractFileSystem):
         kind, _, path = name.partition("/")
         if kind == "driver" and works():
             raise FileNotFoundError(name)
-        size = Path("/" + path).stat().st_size if kind in ("gate", "driver") else 1
+        size = Path("/" + path).stat().st_size if kind in ("gate", "driver", "deadly") else 1
         return {"name": name, "type": "file", "size": size}
 
     def cat_file(self, path, start=None, end=None, **kwargs):
@@ -39,8 +39,9 @@ class CrashFileSystem(AbstractFileSystem):
                 (hooks / f"reading-{os.getpid()}").touch()
                 time.sleep(3600)
             return Path(name.removeprefix("gate")).read_bytes()[start:end]
-        if name.startswith("driver/") and not works():
-            return Path(name.removeprefix("driver")).read_bytes()[start:end]
+        kind, _, local = name.partition("/")
+        if kind in ("driver", "deadly") and not works():
+            return Path("/" + local).read_bytes()[start:end]
         if name.startswith("segv"):
             ctypes.string_at(0)
         if name.startswith("hang"):
