@@ -27,7 +27,6 @@ if TYPE_CHECKING:  # the same names once more, for editors and type checkers
     from dmt_ray.jobs.colorize import ColorizeConfig as ColorizeConfig
     from dmt_ray.jobs.colorize import ReferenceConfig as ReferenceConfig
     from dmt_ray.jobs.fit import FitConfig as FitConfig
-    from dmt_ray.jobs.fit import fit as fit
     from dmt_ray.jobs.reconstruct import ReconstructConfig as ReconstructConfig
     from dmt_ray.jobs.reconstruct import reconstruct_config as reconstruct_config
     from dmt_ray.jobs.transform import ExemplarConfig as ExemplarConfig
@@ -39,6 +38,7 @@ if TYPE_CHECKING:  # the same names once more, for editors and type checkers
     from dmt_ray.method.settings import TraversalConfig as TraversalConfig
     from dmt_ray.output.compact import compact as compact
     from dmt_ray.output.verify import verify_output as verify_output
+    from dmt_ray.pipeline.fitting import fit as fit
     from dmt_ray.pipeline.run import run_job as run_job
 
 __version__ = "0.2.0"
@@ -51,7 +51,7 @@ _NAMES = {
     "dmt_ray.config": ("ComputeConfig", "InputConfig", "JudgeConfig", "MaskConfig", "OutputConfig", "RunConfig"),
     "dmt_ray.errors": ("DmtError", "ImageError", "SettingsError"),
     "dmt_ray.jobs.colorize": ("ColorizeConfig", "ReferenceConfig"),
-    "dmt_ray.jobs.fit": ("FitConfig", "fit"),
+    "dmt_ray.jobs.fit": ("FitConfig",),
     "dmt_ray.jobs.reconstruct": ("ReconstructConfig", "reconstruct_config"),
     "dmt_ray.jobs.transform": ("ExemplarConfig", "TransformConfig"),
     "dmt_ray.method.settings": (
@@ -65,6 +65,7 @@ _NAMES = {
     ),
     "dmt_ray.output.compact": ("compact",),
     "dmt_ray.output.verify": ("verify_output",),
+    "dmt_ray.pipeline.fitting": ("fit",),
     "dmt_ray.pipeline.run": ("run_job",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -185,7 +185,7 @@ def _run_command(command: Any) -> int:
 def _run_config(name: str, argv: list[str], prog: str | None) -> int:
     config = parse_options(name, argv, prog)
     if isinstance(config, FitConfig):
-        from dmt_ray.jobs.fit import fit
+        from dmt_ray.pipeline.fitting import fit
 
         fit(config, emit=_print)
         return 0

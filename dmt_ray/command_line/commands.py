@@ -26,7 +26,10 @@ _PRESET = (
     "best: large and slow. docs/command-line.md has the values."
 )
 _CONFIG = "YAML file with the same options, one a line, or the run.json of a run to repeat; the command line wins."
-_FIT_CODES = "Runs in this process, without Ray, on a GPU when there is one. Exit codes: 0 saved; 2 bad settings."
+_FIT_CODES = (
+    "Runs in this process, on a GPU when there is one; with --reference, Ray's actors may help (--ray-address). Exit "
+    "codes: 0 saved; 2 bad settings."
+)
 
 
 @dataclasses.dataclass(frozen=True)

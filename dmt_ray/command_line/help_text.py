@@ -42,7 +42,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "fit": (
         'dmt-ray fit --source faces.csv --source-where "age < 30" --target faces.csv --target-where "age > 60" '
         "--output ageing/",
-        "dmt-ray fit --reference colour_photos/ --output bank/",
+        "dmt-ray fit --reference s3://bucket/colour --output s3://bucket/bank",
     ),
     "reconstruct": (
         "dmt-ray reconstruct s3://bucket/moves --output s3://bucket/out",
@@ -84,7 +84,7 @@ _FIRST: Mapping[str, tuple[str, ...]] = {
     "fit": (
         *("source", "target", "reference", "output", "preset", "config", "basis", "source_where", "target_where"),
         *("balance", "prior"),
-        *("exemplar_limit", "traversal", "size", "backbone", "weights"),
+        *("exemplar_limit", "traversal", "size", "backbone", "weights", "ray_address"),
     ),
     "reconstruct": (
         *("displacements", "output", "iterations", "tv_weight", "image_format", "image_quality", "resolution"),

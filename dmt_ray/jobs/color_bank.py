@@ -5,37 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from dmt_ray.errors import SettingsError
+from dmt_ray.jobs.bank_chunks import PATCHES, BankPlan, Chunk, ChunkMaker, MakeChunks, make_here, read_references
 from dmt_ray.jobs.colorize import ColorizeConfig
-from dmt_ray.jobs.exemplars import ExemplarLoader
 from dmt_ray.jobs.job import Array, ExemplarList
 from dmt_ray.jobs.manifolds import LearnedSet, save_manifold
 from dmt_ray.jobs.networks import make_network
 from dmt_ray.method.colors.building import (
-    describe_references,
     describing_sample,
     learn_describing,
     learn_prior,
     learns_prior,
     scenes_of,
 )
-from dmt_ray.method.colors.describing import COLOR_LAYERS, PatchDescriber, grid_of, row_width
+from dmt_ray.method.colors.describing import COLOR_LAYERS
 from dmt_ray.method.colors.prior import PriorSample, PriorSettings
 from dmt_ray.method.networks.feature_network import FeatureNetwork
-from dmt_ray.method.pictures import BATCH, MATCH_SIZE
-from dmt_ray.storage.models.array_files import ArrayFile
+from dmt_ray.method.pictures import MATCH_SIZE
+from dmt_ray.storage import files
+from dmt_ray.storage.models.array_files import ArrayFile, file_name, local_array, read_entry, write_array
 from dmt_ray.storage.models.chunks import ChunkedRows, ChunkWriter
 
 logger = logging.getLogger(__name__)
 
 #: References of a chunk; a chunk of 128 px has 4 MB.
 CHUNK = 32
-PATCHES = "patches"
+#: The arrays of ``PatchDescriber.learn``.
+DESCRIBING = ("projection", *(f"{kind}_{layer}" for layer in COLOR_LAYERS for kind in ("mean", "deviation")))
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def build_color_bank(
     content_sha256: str,
     device: str,
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
+    make_chunks: MakeChunks = make_here,
 ) -> BuiltBank:
     """Build a bank and save it; a build that was ended goes on where it was.
 
@@ -76,6 +79,7 @@ def build_color_bank(
         content_sha256: of the references, see ``content_checksum``.
         device: torch device.
         on_chunk: gets the chunks that are done and all of them, after each one.
+        make_chunks: makes those that are missing.
 
     Raises:
         SettingsError: no reference can be used.
@@ -84,31 +88,34 @@ def build_color_bank(
     network = make_network(weights, config, device, COLOR_LAYERS)
     size, seed = MATCH_SIZE, config.inputs.seed
     token = _token(config, weights_sha256, content_sha256)
+    place = files.absolute(place)
+    files.sweep_temporary(place)  # of killed writers
     writer = ChunkWriter(place, PATCHES, token)
     items = references.items
-    drawn = [items[index] for index in describing_sample(len(items), seed)]
-    pictures, _ = _read(config, replace(references, items=drawn))
-    if not pictures:
-        pictures, skipped = _read(config, references)
-        if not pictures:
-            raise SettingsError(f"None of the {len(items)} references can be used; the first one: {skipped[0]}")
-    arrays = learn_describing(network, pictures, size)
-    del pictures
-    describer = PatchDescriber(network, arrays, size)
+    arrays = _kept_describing(place, token)
+    if arrays is None:
+        arrays = _learn_describing(network, config, references)
+        _keep(place, token, arrays)
+    allowed = {"allow_uri": tuple(map(files.absolute, config.inputs.allow_uri))}
+    plan = BankPlan(place, token, config.with_options(allowed), replace(references, items=()), weights, dict(arrays))
     total = -(-len(items) // CHUNK)
-    entries: dict[str, ArrayFile] = {}
-    skipped, resumed = [], 0
+    entries: dict[int, ArrayFile] = {}
+    missing = []
     for number in range(total):
         if writer.has(number):
-            entries[writer.chunk(number)] = writer.entry(number)
-            resumed += 1
+            entries[number] = writer.entry(number)
+            on_chunk(len(entries), total)
         else:
-            part = replace(references, items=items[number * CHUNK : (number + 1) * CHUNK])
-            pictures, left_out = _read(config, part)
-            skipped += left_out
-            entries[writer.chunk(number)] = writer.write(number, _described(network, describer, pictures))
-        on_chunk(number + 1, total)
-    chunked = ChunkedRows(place, list(entries.values()))
+            missing.append(Chunk(number, items[number * CHUNK : (number + 1) * CHUNK]))
+    resumed = len(entries)
+    left_out: dict[int, list[str]] = {}
+    with closing(make_chunks(plan, missing, ChunkMaker(plan, network))) as made:
+        for chunk in made:
+            entries[chunk.number], left_out[chunk.number] = chunk.entry, chunk.skipped
+            on_chunk(len(entries), total)
+    skipped = [line for number in sorted(left_out) for line in left_out[number]]
+    chunks = {writer.chunk(number): entries[number] for number in range(total)}
+    chunked = ChunkedRows(place, list(chunks.values()))
     if not len(chunked):
         raise SettingsError(f"None of the {len(items)} references can be used.")
     scenes, sample = [], PriorSample(len(chunked), size, seed, PriorSettings())
@@ -121,10 +128,42 @@ def build_color_bank(
     if prior:
         arrays |= learn_prior(network, sample)
     learned = {"reference": LearnedSet(len(items), content_sha256)}
-    save_manifold(place, config, weights_sha256, learned, arrays, chunks=entries, token=token)
-    writer.delete_others()
+    save_manifold(place, config, weights_sha256, learned, arrays, chunks=chunks, token=token)
+    writer.delete_others(DESCRIBING)
     nbytes = chunked.nbytes + sum(array.nbytes for array in arrays.values())
     return BuiltBank(len(chunked), nbytes, skipped, prior, resumed)
+
+
+def _learn_describing(network: FeatureNetwork, config: ColorizeConfig, references: ExemplarList) -> dict[str, Array]:
+    """Learn how patches are described, from a sample of the references, or from all where that has none of use."""
+    items = references.items
+    drawn = [items[index] for index in describing_sample(len(items), config.inputs.seed)]
+    read = read_references(config, replace(references, items=drawn))
+    if not read.pictures:
+        read = read_references(config, references)
+        if not read.pictures:
+            raise SettingsError(f"None of the {len(items)} references can be used; the first one: {read.skipped[0]}")
+    return learn_describing(network, read.pictures, MATCH_SIZE)
+
+
+def _kept_describing(place: str, token: str) -> dict[str, Array] | None:
+    """Return how an earlier build described patches: what it learned, another device or number of threads does not.
+
+    Raises:
+        StorageError: a file of it is damaged.
+    """
+    there = files.list_names(place)
+    named = {name: file_name(name, token) for name in DESCRIBING}
+    if any(file not in there for file in named.values()):
+        return None
+    return {name: np.array(local_array(place, read_entry(place, file))) for name, file in named.items()}
+
+
+def _keep(place: str, token: str, arrays: Mapping[str, Array]) -> None:
+    for name, array in arrays.items():
+        file = file_name(name, token)
+        with files.staged(files.join(place, file)) as path:
+            write_array(path, file, array)
 
 
 def _token(config: ColorizeConfig, weights_sha256: str, content_sha256: str) -> str:
@@ -140,27 +179,6 @@ def _token(config: ColorizeConfig, weights_sha256: str, content_sha256: str) -> 
         "seed": config.inputs.seed,
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _read(config: ColorizeConfig, references: ExemplarList) -> tuple[list[Array], list[str]]:
-    """Return the references that can be used, and a sentence for each of the others."""
-    loader = ExemplarLoader({"reference": references}, config)
-    try:
-        return [picture for picture, _ in loader.pictures("reference")], loader.skipped
-    except SettingsError:
-        if len(loader.skipped) < len(references.items):
-            raise
-        return [], loader.skipped
-
-
-def _described(network: FeatureNetwork, describer: PatchDescriber, pictures: Sequence[Array]) -> Array:
-    """Return the rows of a chunk."""
-    rows, columns = grid_of(describer.size)
-    found = np.empty((len(pictures), rows * columns, row_width()), np.float16)
-    for begin in range(0, len(pictures), BATCH):
-        part = slice(begin, begin + BATCH)
-        found[part] = describe_references(network, describer, np.stack(pictures[part]))
-    return found
 
 
 def _batches(chunked: ChunkedRows) -> Iterator[Array]:

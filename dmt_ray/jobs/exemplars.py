@@ -188,6 +188,8 @@ class ExemplarLoader(ExemplarPictures):
         self._on_read, self._read = on_read, 0
         self.skipped: list[str] = []
         """One sentence for each exemplar that was left out."""
+        self.unread: list[InputItem] = []
+        """Those of them whose bytes could not be had, in any order."""
         self._job = job_of(config)
         self._readers = {
             option: InputReader(config.inputs.max_bytes, found.containers, config.inputs.allow_uri)
@@ -242,6 +244,10 @@ class ExemplarLoader(ExemplarPictures):
         reader = self._readers[option]
         try:
             data = reader.read_item(item)
+        except DmtError as error:
+            self.unread.append(item)
+            return f"{item.id}: {error}"
+        try:
             rgb = decode_image(data, max_pixels=self.config.inputs.max_pixels)
             picture = self._job.working(rgb, self.config)
             self._job.check_exemplar(option, picture)

@@ -1,4 +1,4 @@
-"""``dmt-ray fit``: learn from exemplars once, without Ray, and save it for any number of runs.
+"""``dmt-ray fit``: learn from exemplars once, and save it for any number of runs.
 
 Of two classes it makes a manifold for transform; of colour photos (--reference), a bank for colorize.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
-from dmt_ray.config import InputConfig, JudgeConfig, OutputConfig, require
+from dmt_ray.config import LOCAL_RAY, InputConfig, JudgeConfig, OutputConfig, ray_host_and_port, require
 from dmt_ray.jobs.colorize import ColorizeConfig, ReferenceConfig
 from dmt_ray.jobs.transform import ExemplarConfig, TransformConfig
 from dmt_ray.method.settings import (
@@ -22,8 +23,13 @@ from dmt_ray.method.settings import (
 )
 from dmt_ray.storage import files
 
+if TYPE_CHECKING:
+    from dmt_ray.jobs.bank_chunks import MakeChunks
+
 logger = logging.getLogger(__name__)
 
+#: The address of no Ray at all.
+NO_RAY = "none"
 #: A log line for so many chunks of references.
 _TOLD_CHUNKS = 10
 
@@ -67,6 +73,10 @@ class FitConfig:
     """alexnet, a probe on AlexNet's features that is saved with the manifold, or none."""
     seed: int = 0
     """Seed for the draw of --exemplar-limit."""
+    ray_address: str = "auto"
+    """--reference: the Ray whose actors describe the references: HOST:PORT of a cluster's head, ray://HOST:PORT, or
+    local for one of its own; none for this process alone. auto takes a cluster that answers when 2,000 references or
+    more are left to describe, and starts none."""
     max_pixels: int = 200_000_000
     """An exemplar with more pixels (width x height) than this is left out."""
     allow_uri: tuple[str, ...] = ()
@@ -81,6 +91,11 @@ class FitConfig:
         if self.exemplars.reference is not None:
             require(not self.model.normalise, "normalise", True, "left out with --reference")
         TraversalConfig(prior=self.prior)
+        address = self.ray_address
+        named = address in ("auto", LOCAL_RAY, NO_RAY) or ray_host_and_port(address) is not None
+        require(named, "ray_address", address, "auto, local, none, HOST:PORT or ray://HOST:PORT")
+        alone = self.exemplars.reference is not None or address == "auto"
+        require(alone, "ray_address", address, "left out without --reference: two classes are learned in one process")
 
     def as_colorize(self) -> ColorizeConfig:
         """Return the options that colorize would learn the same bank with."""
@@ -104,19 +119,20 @@ class FitConfig:
         )
 
 
-def fit(config: FitConfig, emit: Callable[[str], None] = logger.info) -> None:
+def fit(config: FitConfig, emit: Callable[[str], None] = logger.info, make_chunks: MakeChunks | None = None) -> None:
     """Learn from the exemplars in this process, on a GPU when there is one, and save it.
 
     Parameters:
-        config: all options.
+        config: all options; ``pipeline/fitting.py`` acts on --ray-address.
         emit: gets what was done, a line at a time.
+        make_chunks: describes references; None: this process does.
 
     Raises:
         SettingsError: a set of exemplars or the weights cannot be used.
         StorageError: a place cannot be reached.
     """
     if config.exemplars.reference is not None:
-        _fit_bank(config, emit)
+        _fit_bank(config, emit, make_chunks)
         return
 
     from dmt_ray.jobs.exemplar_sets import describe_balance
@@ -142,10 +158,11 @@ def fit(config: FitConfig, emit: Callable[[str], None] = logger.info) -> None:
         emit(f"With the {report.judge}.")
 
 
-def _fit_bank(config: FitConfig, emit: Callable[[str], None]) -> None:
+def _fit_bank(config: FitConfig, emit: Callable[[str], None], make_chunks: MakeChunks | None) -> None:
     """Build a bank of references for colorize and save it."""
     import torch
 
+    from dmt_ray.jobs.bank_chunks import make_here
     from dmt_ray.jobs.color_bank import build_color_bank
     from dmt_ray.jobs.exemplars import check_exemplars, content_checksum, list_exemplars
     from dmt_ray.storage.models.weights import resolve_weights
@@ -163,7 +180,8 @@ def _fit_bank(config: FitConfig, emit: Callable[[str], None]) -> None:
         if done % _TOLD_CHUNKS == 0:
             logger.info("Chunks of references: %d of %d.", done, total)
 
-    built = build_color_bank(config.output, job, found, weights.arrays, weights.sha256, content, device, tell)
+    made_by = (device, tell, make_chunks or make_here)
+    built = build_color_bank(config.output, job, found, weights.arrays, weights.sha256, content, *made_by)
     for line in built.skipped:
         logger.warning("A reference was left out: %s", line)
     emit(f"Manifold: {files.masked(config.output)}")

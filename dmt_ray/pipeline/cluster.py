@@ -54,13 +54,13 @@ class Cluster:
     On leaving, a Ray that was started or attached here is shut down, unless it is lost: Ray would wait for it.
 
     Parameters:
-        address: which Ray, where none is attached yet; see ``choose_ray``.
+        address: which Ray, where none is attached yet; see ``choose_ray``. Or the one that it chose.
 
     Raises:
         SettingsError: no cluster can be reached or started.
     """
 
-    def __init__(self, address: str = "auto") -> None:
+    def __init__(self, address: str | RayAddress = "auto") -> None:
         self._wanted = address
         self._opened = False
         self._lost = False
@@ -71,7 +71,8 @@ class Cluster:
         if not ray.is_initialized():
             self._opened = True
             try:
-                _connect(choose_ray(self._wanted))
+                wanted = self._wanted
+                _connect(wanted if isinstance(wanted, RayAddress) else choose_ray(wanted))
             except BaseException:
                 ray.shutdown()
                 raise

@@ -15,13 +15,14 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that nvidia-smi may take; a driver that hangs would never answer.
 _SMI_S = 15.0
+_FALLBACK = "let the CPU compute what that GPU was to do, with --allow-cpu-fallback"
 
 
 class NoDeviceError(SettingsError):
     """CUDA does not answer where Ray gave an actor a GPU."""
 
 
-def claim_device(gpu_ids: Sequence[int | str], node: str, *, allow_cpu: bool) -> str:
+def claim_device(gpu_ids: Sequence[int | str], node: str, *, allow_cpu: bool, remedy: str = _FALLBACK) -> str:
     """Return the torch device of an actor to which Ray gave ``gpu_ids``, such as ``cuda:0``, once it has computed.
 
     Ray narrows CUDA_VISIBLE_DEVICES to these GPUs, so the first one an actor sees is its own. An actor without a GPU
@@ -31,6 +32,7 @@ def claim_device(gpu_ids: Sequence[int | str], node: str, *, allow_cpu: bool) ->
         gpu_ids: what ``ray.get_gpu_ids`` says.
         node: names the node in the error.
         allow_cpu: take the CPU with a warning where CUDA does not answer.
+        remedy: what the error says that one can do, beside mending the node.
 
     Raises:
         NoDeviceError: Ray gave a GPU, and CUDA does not answer.
@@ -45,8 +47,7 @@ def claim_device(gpu_ids: Sequence[int | str], node: str, *, allow_cpu: bool) ->
         logger.warning("%s The CPU computes instead (--allow-cpu-fallback).", found)
         return "cpu"
     raise NoDeviceError(
-        f"{found} Mend the driver or PyTorch on that node, or start its Ray with --num-gpus 0; or let the CPU "
-        "compute what that GPU was to do, with --allow-cpu-fallback."
+        f"{found} Mend the driver or PyTorch on that node, or start its Ray with --num-gpus 0; or {remedy}."
     )
 
 

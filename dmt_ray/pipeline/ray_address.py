@@ -40,12 +40,13 @@ class RayAddress:
     """Ray itself finds it in its file, and then sends this user's token."""
 
 
-def choose_ray(option: str) -> RayAddress | None:
-    """Return the cluster to join; None: start a local Ray.
+def choose_ray(option: str, otherwise: str = "A local Ray is started for this run.") -> RayAddress | None:
+    """Return the cluster to join; None: there is none, or ``local`` says to start one.
 
     Parameters:
         option: ``auto``, ``local``, or an address. ``auto`` takes the first of: RAY_ADDRESS; the cluster that runs
             this submitted job; the cluster that this user started last on this machine, if it answers; a local Ray.
+        otherwise: what the log says that happens where ``auto`` finds none.
 
     Raises:
         SettingsError: the address that an option or a variable names does not answer, or asks for a token.
@@ -56,7 +57,8 @@ def choose_ray(option: str) -> RayAddress | None:
     variable = os.environ.get("RAY_ADDRESS", "")
     if variable not in ("", "auto"):
         return _named(variable, "RAY_ADDRESS, set by ray job submit" if submitted else "RAY_ADDRESS")
-    return _of_file("this job was submitted to it" if submitted else variable and "RAY_ADDRESS=auto", submitted)
+    required = "this job was submitted to it" if submitted else variable and "RAY_ADDRESS=auto"
+    return _of_file(required, submitted, otherwise)
 
 
 def ray_folder() -> str:
@@ -100,12 +102,13 @@ def _named(address: str, origin: str) -> RayAddress | None:
     return RayAddress(address, origin, found=False)
 
 
-def _of_file(required: str, submitted: bool) -> RayAddress | None:
+def _of_file(required: str, submitted: bool, otherwise: str) -> RayAddress | None:
     """Return the cluster that Ray's file of the last ``ray start`` names; None, and log why, where it is no good.
 
     Parameters:
         required: why a cluster has to be there; empty: a local Ray will do.
         submitted: a cluster started this process, so it does not matter who started the cluster.
+        otherwise: what happens where there is none.
 
     Raises:
         SettingsError: it is no good, and required; or it wants a token that RAY_AUTH_MODE forbids to send.
@@ -116,7 +119,7 @@ def _of_file(required: str, submitted: bool) -> RayAddress | None:
     level, reason = found
     if required:
         raise SettingsError(f"{reason} ({required}). Start it, name another, or take --ray-address local.")
-    logger.log(level, "%s. A local Ray is started for this run.", reason)
+    logger.log(level, "%s. %s", reason, otherwise)
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dmt_ray.config import ComputeConfig, is_elastic, pool_range
 from dmt_ray.errors import SettingsError
@@ -72,6 +72,23 @@ def plan_pools(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig, sha
     if sum(node.get("GPU", 0) for node in nodes) > 0:
         return _plan_gpus(nodes, compute)
     return _plan_cpus(nodes, compute, shards)
+
+
+def plan_alone(nodes: Sequence[Mapping[str, float]], tasks: int) -> ActorPlan:
+    """Size a pool that has a cluster to itself: a GPU for each actor, or without GPUs the threads that runs use.
+
+    Parameters:
+        nodes: as for ``plan_pools``.
+        tasks: how many there are to do; there are no more actors.
+
+    Raises:
+        SettingsError: the cluster has neither CPUs nor GPUs.
+    """
+    gpus = sum(math.floor(node.get("GPU", 0)) for node in nodes)
+    if gpus:
+        return ActorPlan(min(gpus, tasks), 0, 1, DEFAULT_THREADS)
+    plan = _plan_cpus(nodes, ComputeConfig(), tasks).reconstruction
+    return replace(plan, actors=min(plan.actors, tasks))
 
 
 def _plan_elastic(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) -> PoolPlan:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -70,11 +70,16 @@ class ChunkWriter:
         """
         return read_entry(self._uri, file_name(self.chunk(number), self._token))
 
-    def delete_others(self) -> None:
-        """Delete chunks of this array with other tokens, such as those of a build that was given up."""
+    def delete_others(self, also: Collection[str] = ()) -> None:
+        """Delete chunks of this array with other tokens, such as those of a build that was given up.
+
+        Parameters:
+            also: names of arrays in one file, of which others are deleted too.
+        """
         for file in sorted(files.list_names(self._uri)):
             chunk, _, rest = file.partition("-")
-            if (chunk_of(chunk) or ("", 0))[0] == self._name and rest != f"{self._token}.safetensors":
+            known = chunk in also or (chunk_of(chunk) or ("", 0))[0] == self._name
+            if known and rest != f"{self._token}.safetensors":
                 files.delete(files.join(self._uri, file))
 
 
