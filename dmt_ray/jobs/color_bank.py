@@ -126,7 +126,7 @@ def build_color_bank(
             sample.add(rows)
     arrays["scenes"] = np.concatenate(scenes)
     if prior:
-        arrays |= learn_prior(network, sample)
+        arrays |= learn_prior(network, sample, arrays["scenes"], chunked)
     learned = {"reference": LearnedSet(len(items), content_sha256)}
     save_manifold(place, config, weights_sha256, learned, arrays, chunks=chunks, token=token)
     writer.delete_others(DESCRIBING)

@@ -19,7 +19,7 @@ from dmt_ray.storage.models.manifolds import open_record, save_arrays
 Config = TypeVar("Config", bound=JobConfig)
 
 #: Rises when a manifold's arrays or its record change, so that an earlier one is refused and not misread.
-CONTENTS = 4
+CONTENTS = 5
 
 
 @dataclass(frozen=True)

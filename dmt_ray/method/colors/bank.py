@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dmt_ray.method.colors.describing import EXTRAS, Described
+from dmt_ray.method.settings import TraversalConfig
 from dmt_ray.method.traversal.patches import nearest_patches
 
 #: A mean of chroma shorter than this, in 8-bit units, tells nothing of how far the neighbours agree.
@@ -77,16 +78,7 @@ class ColorBank:
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def search(
-        self,
-        pictures: Described,
-        *,
-        scenes: int,
-        neighbors: int | None,
-        softmax_width: float,
-        scene_weight: float,
-        without: Sequence[int] = (),
-    ) -> Neighbours:
+    def search(self, pictures: Described, settings: TraversalConfig, without: Sequence[int] = ()) -> Neighbours:
         """Find the nearest patches of every patch, and mix their chroma.
 
         Similarity is the cosine of the two patches plus ``scene_weight`` times the cosine of the two pictures' mean
@@ -94,24 +86,22 @@ class ColorBank:
 
         Parameters:
             pictures: to find patches for.
-            scenes: references to look at, those with the likest scenes; fewer when there are fewer.
-            neighbors: patches to take; None takes one in ``_ONE_IN`` of those that are looked at.
-            softmax_width: width of the softmax over similarities.
-            scene_weight: weight of the scenes' similarity.
+            settings: ``scenes``, ``neighbors``, ``softmax_width`` and ``scene_weight`` count. Without ``neighbors``,
+                one in ``_ONE_IN`` of the patches that are looked at is taken.
             without: a reference that each picture may not look at, such as itself; empty allows all.
         """
         likeness = pictures.scenes @ self.scenes.T
         if len(without):
             likeness[torch.arange(len(likeness)), torch.as_tensor(without)] = -torch.inf
-        found = likeness.topk(min(scenes, len(self) - bool(len(without))), dim=1)
+        found = likeness.topk(min(settings.scenes, len(self) - bool(len(without))), dim=1)
         chroma, agreement = [], []
         for patches, likest, near in zip(pictures.descriptors, found.indices, found.values, strict=True):
             rows = self._rows(likest)
             bank = rows.flatten(0, 1)
-            bias = (scene_weight * near).repeat_interleave(rows.shape[1])
-            count = neighbors or max(_LEAST_NEIGHBORS, len(bank) // _ONE_IN)
+            bias = (settings.scene_weight * near).repeat_interleave(rows.shape[1])
+            count = settings.neighbors or max(_LEAST_NEIGHBORS, len(bank) // _ONE_IN)
             best, index = nearest_patches(patches, bank[:, :-EXTRAS], bias, count)
-            weights = ((best - best[:, :1]) / softmax_width).softmax(1)[..., None]
+            weights = ((best - best[:, :1]) / settings.softmax_width).softmax(1)[..., None]
             colours = bank[:, -EXTRAS:-2].float()[index]
             mean = (colours * weights).sum(1)
             chroma.append(mean)

@@ -9,17 +9,21 @@ import numpy as np
 import torch
 
 from dmt_ray.method import color
-from dmt_ray.method.colors.describing import EXTRAS, PatchDescriber, grid_of, pack, row_width
-from dmt_ray.method.colors.prior import PriorSample, PriorSettings, fit_prior
+from dmt_ray.method.colors.bank import ArrayStore, ColorBank, PatchStore
+from dmt_ray.method.colors.describing import EXTRAS, Described, PatchDescriber, grid_of, pack, row_width
+from dmt_ray.method.colors.mixing import LEAST_HELD_OUT, fit_vividness, mix
+from dmt_ray.method.colors.prior import ColorPrior, PriorSample, PriorSettings, fit_prior
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import BATCH, MATCH_SIZE, resize_batch
-from dmt_ray.method.settings import ColorizerSettings, PriorUse
+from dmt_ray.method.settings import ColorizerSettings, PriorUse, TraversalConfig
 from dmt_ray.method.traversal.patches import describe_scene
 
 #: References that decide how patches are described.
 DESCRIBING_SAMPLE = 256
 #: Few hundred references are often photos of one kind, where the nearest patches are better (docs/quality.md).
 PRIOR_FROM = 300
+#: References that are held out: one in so many, and at most so many.
+_HELD_OUT_ONE_IN, _MOST_HELD_OUT = 3, 64
 
 Allocate = Callable[[tuple[int, ...], type[np.generic]], np.ndarray]
 
@@ -59,10 +63,41 @@ def _planes(rgb: np.ndarray, size: int, device: torch.device) -> torch.Tensor:
     return resize_batch(torch.tensor(rgb, device=device).permute(0, 3, 1, 2).float(), size, size).clamp(0, 255)
 
 
-def learn_prior(network: FeatureNetwork, sample: PriorSample) -> dict[str, np.ndarray]:
-    """Learn the prior where the network is, and in its precision; see ``fit_prior``."""
+def learn_prior(
+    network: FeatureNetwork, sample: PriorSample, scenes: np.ndarray, store: PatchStore
+) -> dict[str, np.ndarray]:
+    """Learn the prior where the network is, and in its precision, and how vivid to make its colours.
+
+    Some references are held out for that: another prior is learned without them, and finds their colours.
+
+    Parameters:
+        network: of the descriptors.
+        sample: to learn from, of all references in their order.
+        scenes: (references, P) float16.
+        store: gives their patches.
+
+    Returns:
+        What ``fit_prior`` returns, and ``vividness`` () float32; see ``fit_vividness``.
+    """
     half = next(network.buffers()).dtype == torch.bfloat16
-    return fit_prior(sample, network.device, half=half)
+    device, size = network.device, sample.size
+    arrays = fit_prior(sample, device, half=half)
+    vividness = 1.0
+    if held := held_out(len(sample), sample.seed):
+        rest = fit_prior(sample.without(set(held), members=1), device, half=half)
+        rows = torch.from_numpy(np.asarray(store.rows(held))).to(device).float()
+        pictures = Described(rows[..., :-EXTRAS], rows[..., -2:])
+        near = ColorBank(scenes, store, device).search(pictures, TraversalConfig(), held)
+        mixed = mix(ColorPrior(rest, size, device)(pictures).mean(0), near.chroma)
+        vividness = fit_vividness(mixed, rows[..., -EXTRAS:-2])
+    arrays["vividness"] = np.array(vividness, np.float32)
+    return arrays
+
+
+def held_out(references: int, seed: int) -> list[int]:
+    """Return which references tell how vivid colours are to be; none of too few."""
+    count = min(_MOST_HELD_OUT, references // _HELD_OUT_ONE_IN)
+    return sorted(random.Random(seed).sample(range(references), count)) if count >= LEAST_HELD_OUT else []
 
 
 def build_bank(
@@ -77,7 +112,7 @@ def build_bank(
         allocate: makes the largest array.
 
     Returns:
-        What ``PatchDescriber.learn`` and ``fit_prior`` return; ``patches`` (references, patches, P + EXTRAS) and
+        What ``PatchDescriber.learn`` and ``learn_prior`` return; ``patches`` (references, patches, P + EXTRAS) and
         ``scenes`` (references, P), float16.
     """
     size, count = MATCH_SIZE, len(rgb)
@@ -95,5 +130,5 @@ def build_bank(
         sample = PriorSample(count, size, settings.seed, PriorSettings())
         for begin in range(0, count, BATCH):
             sample.add(patches[begin : begin + BATCH])
-        arrays |= learn_prior(network, sample)
+        arrays |= learn_prior(network, sample, scenes, ArrayStore(patches))
     return arrays

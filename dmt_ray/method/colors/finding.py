@@ -10,19 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmt_ray.method import color
 from dmt_ray.method.colors.bank import ArrayStore, ColorBank, PatchStore
 from dmt_ray.method.colors.describing import PatchDescriber, grid_of
+from dmt_ray.method.colors.mixing import mix, vivid
 from dmt_ray.method.colors.prior import ColorPrior
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import MATCH_SIZE, resize_batch
 from dmt_ray.method.settings import TraversalConfig
-
-#: The prior's share of the mix; the rest is the nearest patches'.
-PRIOR_SHARE = 0.75
-#: A mean of what may be is paler than what is. A picture's mean chroma is so many times the mix's, and what its
-#: patches differ from it is the square of that: hues that change within a picture are surer than a tint of it.
-VIVIDNESS = 1.46
 
 #: Variance of luma, in 0..1, from which on an edge is an edge for colours.
 _EDGE = 1e-3
@@ -67,6 +61,7 @@ class ColorFinder:
         self._prior: ColorPrior | None = None
         if settings.prior != "off" and ColorPrior.has(arrays):
             self._prior = ColorPrior(arrays, MATCH_SIZE, network.device)
+            self._vividness = float(arrays["vividness"])
 
     @torch.no_grad()
     def __call__(self, luma: Tensor) -> FoundColors:
@@ -74,27 +69,26 @@ class ColorFinder:
         settings, size = self._settings, self._describer.size
         planes = resize_batch(luma[:, None], size, size)[:, 0].clamp(0, 255)
         pictures = self._describer(planes)
-        near = self._bank.search(
-            pictures,
-            scenes=settings.scenes,
-            neighbors=settings.neighbors,
-            softmax_width=settings.softmax_width,
-            scene_weight=settings.scene_weight,
-        )
+        near = self._bank.search(pictures, settings)
         chroma, agreement = near.chroma, near.agreement
         if self._prior is not None:
-            known = self._prior(pictures).mean(0)
-            mixed = PRIOR_SHARE * known + (1 - PRIOR_SHARE) * chroma
+            mirrored = self._prior(self._describer(planes.flip(2))).mean(0)
+            known = (self._prior(pictures).mean(0) + mirror(mirrored, self._describer.grid)) / 2
             lengths = chroma.norm(dim=2) / agreement.clamp_min(1e-3)
-            apart = PRIOR_SHARE * known.norm(dim=2) + (1 - PRIOR_SHARE) * lengths
+            apart = mix(known.norm(dim=2), lengths)
+            mixed = mix(known, chroma)
             agreement = mixed.norm(dim=2) / apart.clamp_min(0.5)
-            tint = mixed.mean(1, keepdim=True)
-            chroma = VIVIDNESS * tint + VIVIDNESS**2 * (mixed - tint)
-            chroma = chroma.clamp(-color.CHROMA_BOUND, color.CHROMA_BOUND)
+            chroma = vivid(mixed, self._vividness)
         length = chroma.norm(dim=2)
         confidence = (agreement * length).sum(1) / length.sum(1).clamp_min(1e-6)
         change = self._describer.change(planes, upsample(chroma, planes[:, None]))
         return FoundColors(chroma, confidence.clamp(0, 1), change)
+
+
+def mirror(chroma: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return chroma (B, patches, 2) of a mirrored picture where its patches are in the picture itself."""
+    turned: Tensor = chroma.unflatten(1, grid).flip(2).flatten(1, 2)
+    return turned
 
 
 def upsample(chroma: Tensor, luma: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -160,6 +160,12 @@ class PriorSample:
     def __len__(self) -> int:
         """References that were taken."""
         return len(self._parts)
+
+    def without(self, references: Collection[int], *, members: int) -> PriorSample:
+        """Return a sample without some references, by the order in which they were taken, for so many members."""
+        rest = PriorSample(1, self.size, self.seed, replace(self.settings, members=members))
+        rest._parts = [part for number, part in enumerate(self._parts) if number not in references]
+        return rest
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return what was taken.

@@ -15,7 +15,6 @@ from dmt_ray.method.settings import ColorizerSettings, TraversalConfig
 
 CPU = torch.device("cpu")
 PATCHES = 16
-WAY = {"softmax_width": 0.05, "scene_weight": 0.2}
 
 
 def rows_of(count: int, seed: int) -> np.ndarray:
@@ -25,6 +24,10 @@ def rows_of(count: int, seed: int) -> np.ndarray:
     rows[..., :-4] /= np.linalg.norm(rows[..., :-4], axis=2, keepdims=True)
     rows[..., -4:-2] = random.uniform(-60, 60, (count, PATCHES, 2))
     return rows.astype(np.float16)
+
+
+def way(scenes: int, neighbors: int | None) -> TraversalConfig:
+    return TraversalConfig(scenes=scenes, neighbors=neighbors, softmax_width=0.05)
 
 
 def described(rows: np.ndarray) -> Described:
@@ -46,10 +49,10 @@ class Watched:
 def test_a_reference_finds_itself():
     rows = rows_of(7, 0)
     bank = ColorBank(scenes_of(rows), ArrayStore(rows), CPU)
-    found = bank.search(described(rows[2:4]), scenes=7, neighbors=1, **WAY)
+    found = bank.search(described(rows[2:4]), way(7, 1))
     torch.testing.assert_close(found.chroma, torch.tensor(rows[2:4, :, -4:-2]).float())
     torch.testing.assert_close(found.agreement, torch.ones(2, PATCHES))
-    others = bank.search(described(rows[2:4]), scenes=7, neighbors=1, without=[2, 3], **WAY)
+    others = bank.search(described(rows[2:4]), way(7, 1), without=[2, 3])
     assert float((others.chroma - found.chroma).abs().max()) > 1
 
 
@@ -58,7 +61,7 @@ def test_only_the_references_of_the_likest_scenes_are_fetched():
     store = Watched(rows)
     bank = ColorBank(scenes_of(rows), store, CPU)
     new = described(rows_of(2, 2))
-    bank.search(new, scenes=5, neighbors=8, **WAY)
+    bank.search(new, way(5, 8))
     likest = (new.scenes @ torch.tensor(scenes_of(rows)).float().T).topk(5).indices
     assert store.asked == likest.tolist()
 
@@ -68,7 +71,7 @@ def test_a_store_gives_what_an_array_on_the_device_gives(monkeypatch):
     ways = [ColorBank(scenes_of(rows), store, CPU) for store in (ArrayStore(rows), Watched(rows))]
     monkeypatch.setattr(module, "_RESIDENT_BYTES", 0)
     ways.append(ColorBank(scenes_of(rows), ArrayStore(rows), CPU))
-    found = [bank.search(new, scenes=6, neighbors=None, **WAY) for bank in ways]
+    found = [bank.search(new, way(6, None)) for bank in ways]
     for other in found[1:]:
         assert torch.equal(other.chroma, found[0].chroma)
         assert torch.equal(other.agreement, found[0].agreement)
@@ -78,11 +81,11 @@ def test_neighbours_of_one_hue_agree_and_those_of_opposite_ones_do_not():
     rows = rows_of(4, 5)
     new = described(rows[:1])
     rows[..., -4:-2] = (20, 10)
-    agree = ColorBank(scenes_of(rows), ArrayStore(rows), CPU).search(new, scenes=4, neighbors=32, **WAY)
+    agree = ColorBank(scenes_of(rows), ArrayStore(rows), CPU).search(new, way(4, 32))
     assert float(agree.agreement.min()) > 0.99
     rows[::2, :, -4:-2] *= -1
     apart = ColorBank(scenes_of(rows), ArrayStore(rows), CPU).search(
-        new, scenes=4, neighbors=64, softmax_width=100.0, scene_weight=0
+        new, TraversalConfig(scenes=4, neighbors=64, softmax_width=100.0, scene_weight=0)
     )
     assert float(apart.agreement.max()) < 0.1
 

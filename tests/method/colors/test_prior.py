@@ -8,6 +8,7 @@ from dmt_ray.method.colors.bank import ArrayStore, ColorBank
 from dmt_ray.method.colors.building import PRIOR_FROM, learns_prior, scenes_of
 from dmt_ray.method.colors.describing import Described, row_width
 from dmt_ray.method.colors.prior import ColorPrior, PriorSample, PriorSettings, fit_prior
+from dmt_ray.method.settings import TraversalConfig
 from dmt_ray.storage.models.manifolds import open_arrays, save_arrays
 
 CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ def test_a_rule_of_texture_is_learned_and_the_nearest_patches_miss_it():
     seen, new = references(60, 0), references(5, 1)
     prior = ColorPrior(learned(seen), SIZE, CPU)(described(new)).mean(0)
     bank = ColorBank(scenes_of(seen), ArrayStore(seen), CPU)
-    near = bank.search(described(new), scenes=100, neighbors=64, softmax_width=0.1, scene_weight=0.2)
+    near = bank.search(described(new), TraversalConfig(neighbors=64))
     grey = error(torch.zeros(()), new)
     assert error(prior, new) < 0.3 * grey
     assert error(prior, new) < 0.5 * error(near.chroma, new)
@@ -84,6 +85,20 @@ def test_what_is_kept_to_learn_from_does_not_grow_with_the_references():
         many.add(references(10, seed))
     assert len(few.tensors()[0]) == len(many.tensors()[0]) == 100
     assert len(many) == 50
+
+
+def test_a_prior_without_some_references_is_the_one_of_the_others():
+    rows = references(6, 0)
+    sample = PriorSample(6, SIZE, 0, SMALL)
+    sample.add(rows)
+    few = fit_prior(sample.without({1, 4}, members=1), CPU)
+    assert len(few["prior_weight_0"]) == 1
+    changed = rows.copy()
+    changed[[1, 4], ..., -4:-2] *= -1  # nothing of those that are left out counts
+    other = PriorSample(6, SIZE, 0, SMALL)
+    other.add(changed)
+    for name, array in fit_prior(other.without({1, 4}, members=1), CPU).items():
+        np.testing.assert_array_equal(array, few[name])
 
 
 @pytest.mark.parametrize(
