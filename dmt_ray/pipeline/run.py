@@ -346,9 +346,9 @@ def _counts(run: PreparedRun) -> str:
 def _intentions(run: PreparedRun) -> list[str]:
     config = run.config
     planned = run.shards.images
-    todo = run.todo.images
+    todo = run.todo.without(run.retry)
     lines = [
-        f"{planned} images in {len(run.shards)} shards, {todo} of them in {len(run.todo)} shards to do; "
+        f"{planned} images in {len(run.shards)} shards, {todo.images} of them in {len(todo)} shards to do; "
         f"{_counts(run)}; weights {run.weights_label} from {run.weights.origin}.",
         f"Output: {masked(config.output.output)}",
     ]
@@ -361,7 +361,7 @@ def _intentions(run: PreparedRun) -> list[str]:
     elif not run.fresh and not config.run.extend:
         lines.append("The plan is frozen; --extend adds inputs that have come since then.")
     if run.retry:
-        lines.append(f"{sum(run.retry.values())} error rows in {len(run.retry)} of these shards are done again.")
+        lines.append(f"{sum(run.retry.values())} error rows in {len(run.retry)} other shards are done again.")
     if run.replace:
         lines.append("The earlier run there is replaced.")
     return lines

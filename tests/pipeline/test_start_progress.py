@@ -49,7 +49,7 @@ def test_every_phase_is_told_once(attempts, caplog):
         look_until(progress, caplog, "Actors that are ready: traversal 2 of 2, reconstruction 2 of 3.")
         progress.end()
         progress.look()
-    assert "Exemplars: 40 of 40 read." in caplog.messages
+    assert "Exemplars: 40 of 40 read; learning from them." in caplog.messages
     assert len(caplog.messages) == len(set(caplog.messages)) <= 6
 
 
