@@ -75,4 +75,5 @@ class StartProgress:
             return f"Exemplars: {exemplars} of {self._exemplars} read{then}."
         # A process that died and was started again counts twice.
         ready = [f"{name} {min(count, actors.get(kind, 0))} of {count}" for name, kind, count in self._pools]
-        return f"Actors that are ready: {', '.join(ready)}."
+        all_ready = all(actors.get(kind, 0) >= count for _, kind, count in self._pools)
+        return f"Actors that are ready: {', '.join(ready)}{'; the first shards are being done' if all_ready else ''}."

@@ -125,6 +125,7 @@ def test_every_model_sits_on_the_gpu_that_ray_gave_its_actor(photos, tmp_path):
         "--shard-size",
         1,
         "--no-lpips",
+        "--allow-cpu-fallback",
     ]
     done = subprocess.run(
         [sys.executable, "-c", GPU_SCRIPT, *map(str, options)], capture_output=True, text=True, timeout=200
