@@ -103,7 +103,7 @@ def run_job(config: JobConfig, emit: Callable[[str], None] = logger.info) -> int
 
         for line in estimate_sentences(run):
             emit(line)
-        emit("Dry run: everything was checked, nothing was written.")
+        emit("Dry run: the settings and places were checked, nothing was written.")
         return EXIT_COMPLETE
     # A retry does what failed before: that much of it fails again says nothing of the whole.
     allowed = None if config.run.retry_failed else config.run.max_error_rate

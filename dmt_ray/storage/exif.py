@@ -39,7 +39,7 @@ _KEPT = frozenset(
     )
 )
 _DESCRIPTION = 0x010E
-#: Descriptions that programs write for themselves: how the old file's pixels lie. In a result they mislead the reader.
+#: Descriptions that programs write for themselves, of how the old file's pixels lie: wrong in a result.
 _LAYOUT = re.compile(rb'\s*(\{"shape":|ImageJ=|(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<OME\b)', re.DOTALL)
 #: What is left out of the photo's directory.
 _LEFT_OUT = frozenset(
