@@ -386,7 +386,7 @@ def _flips(run: PreparedRun, report: VerifyReport) -> str:
 def _summary(run: PreparedRun, report: VerifyReport, outcome: RunOutcome, code: int) -> list[str]:
     lines = [f"Output: {masked(run.config.output.output)}", *report.sentences()]
     judge = outcome.judge or run.judge_report
-    if judge is not None and not run.config.output.traversal_only:
+    if judge is not None and not run.config.output.traversal_only and report.rows > report.errors:
         lines.append(f"Flipped: {_flips(run, report)} ({judge}).")
     if outcome.rows:
         stages = ", ".join(

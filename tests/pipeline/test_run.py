@@ -14,8 +14,11 @@ import pytest
 from PIL import Image
 
 from dmt_ray import cli
+from dmt_ray.jobs.judging import JudgeReport
+from dmt_ray.output.report import VerifyReport
 from dmt_ray.output.schema import ROW_SCHEMA
-from dmt_ray.pipeline.run import run_job
+from dmt_ray.pipeline.prepare import prepare_run
+from dmt_ray.pipeline.run import RunOutcome, _summary, run_job
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -145,3 +148,11 @@ def test_every_model_sits_on_the_gpu_that_ray_gave_its_actor(photos, tmp_path):
         assert gpu_of.setdefault(summary["worker"], summary["gpus"]) == summary["gpus"]
         assert summary["worker"].endswith(f" gpu {summary['gpus']}")
     assert len(set(gpu_of.values())) == len(gpu_of)
+
+
+@pytest.mark.parametrize("rows", [0, 4])
+def test_of_results_that_are_not_there_nothing_is_said_to_have_flipped(configure, rows):
+    """A run that ends before its first good row knows nothing of its inputs."""
+    outcome = RunOutcome(judge=JudgeReport("alexnet", "a" * 64, 0.9, 5))
+    said = "\n".join(_summary(prepare_run(configure()), VerifyReport(6, rows, min(rows, 3)), outcome, 3))
+    assert ("Flipped: nothing, where no input was outside the target class" in said) == bool(rows)
