@@ -374,7 +374,7 @@ def _flips(run: PreparedRun, report: VerifyReport) -> str:
         for step, (flipped, judged) in sorted(report.flips.items())
     }
     if not shares:
-        return "nothing, where no input was outside the target class"
+        return "none, as the judge calls every input the target class already"
     if len(run.config.strengths) == 1:
         return shares[0]
     names = [
