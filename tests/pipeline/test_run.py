@@ -94,7 +94,6 @@ def test_from_object_store_to_object_store(configure, photos, bucket):
 
 GPU_SCRIPT = """
 import json, sys
-from dataclasses import asdict
 import ray
 from dmt_ray.cli import parse_options
 from dmt_ray.pipeline.prepare import prepare_run, write_run
@@ -108,7 +107,8 @@ shared, pools, _ = share_exemplars(run, start_attempts())
 write_run(run)
 with ShardStream(run.todo.numbers, shared, pools, ProgressWatch(600)) as stream:
     actors = [pools.reconstruction.actors, pools.traversal.actors]
-    print(json.dumps([actors, [asdict(summary) for summary in stream]]))
+    names = ("gpus", "visible_gpus", "device", "worker")
+    print(json.dumps([actors, [{name: getattr(each, name) for name in names} for each in stream]]))
 """
 
 
