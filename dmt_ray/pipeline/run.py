@@ -357,7 +357,11 @@ def _intentions(run: PreparedRun) -> list[str]:
     if run.learnable.balance is not None:
         lines.append(describe_balance(run.learnable.balance))
     if run.extended:
-        lines.append("The plan has grown by the inputs that are new.")
+        grown = planned - (0 if run.found.plan is None else run.found.plan.images)
+        if grown:
+            lines.append(f"The plan has grown by {grown} new image{'' if grown == 1 else 's'}.")
+        else:
+            lines.append("No image is new; the plan takes the tables and archives as they are now.")
     elif not run.fresh and not config.run.extend:
         lines.append("The plan is frozen; --extend adds inputs that have come since then.")
     if run.retry:
