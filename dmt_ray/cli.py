@@ -25,7 +25,7 @@ from dmt_ray.command_line.commands import (
     job_configs,
 )
 from dmt_ray.command_line.help_text import count_options, describe, first_options, help_registry, overview
-from dmt_ray.command_line.suggestions import check_command, check_options
+from dmt_ray.command_line.suggestions import check_command, check_options, check_values
 from dmt_ray.config import ComputeConfig
 from dmt_ray.errors import DmtError, SettingsError
 from dmt_ray.jobs.fit import FitConfig
@@ -71,7 +71,9 @@ def parse_options(name: str, argv: Sequence[str], prog: str | None = None) -> An
     words = join_repeated(list(argv))
     if _asks_for_help(words):
         return _parse(name, command, words, prog)
-    check_options(words, name, option_types(command))
+    known = option_types(command)
+    check_options(words, name, known)
+    check_values(words, known)
     options = option_types(job_configs()[name][0])
     expanded = expand_config(words, options, name)
     try:

@@ -50,6 +50,12 @@ def _all_sections():
         yield from configuration_page.sections(command)
 
 
+def test_every_extra_is_listed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    table = re.findall(r"^\| (`[^|]+) \|", (ROOT / "docs/running.md").read_text(encoding="utf-8"), re.M)
+    assert set(re.findall(r"`([a-z0-9]+)`", " ".join(table))) == set(project["optional-dependencies"])
+
+
 def _benchmark_options() -> set[str]:
     """The options of the benchmarks: the fields of their classes called ``Options`` or ``ClassOptions``."""
     classes = [

@@ -129,6 +129,10 @@ def test_version_and_help_load_neither_torch_nor_ray():
         (["transform", "--until"], "--until is no option of transform; did you mean --until-flipped?"),
         (["verify", "out", "--depe"], "--depe is no option of verify; did you mean --deep?"),
         (["colorize", "--xyzzy"], "--xyzzy is no option of colorize. `dmt-ray colorize --help-all` lists"),
+        (["colorize", "--input", "a.jpg", "b.jpg"], "'b.jpg' is one word too many behind --input. Put a pattern"),
+        (["colorize", "--input=My", "Photos"], "'Photos' is one word too many behind --input. Put a pattern"),
+        (["transform", "--dry-run", "yes"], "'yes' is one word too many behind --dry-run."),
+        (["fit", "photos"], "'photos' is one word too many behind the command."),
         (["colorise"], "'colorise' is no command; did you mean colorize?"),
         (["--referense"], "'--referense' is no command. `dmt-ray --help` lists"),
     ],
@@ -146,6 +150,13 @@ def test_words_behind_two_dashes_and_values_are_no_options():
     check_options(["-x", "--size=--nonsense", "--", "--nonsense"], "colorize", {"size": int})
     with pytest.raises(SettingsError, match="--nonsense"):
         check_options(["--nonsense", "--"], "colorize", {"size": int})
+
+
+def test_an_option_with_several_values_takes_them_all():
+    from dmt_ray.command_line.suggestions import check_values
+
+    options = {"strength": tuple[float, ...], "size": int, "lpips": bool, "limit": int | None}
+    check_values(["--strength", "1", "2", "--size=3", "--no-lpips", "--limit", "-4", "--strength=1", "2"], options)
 
 
 def test_bash_completes_commands_options_and_choices(said, tmp_path):

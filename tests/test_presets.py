@@ -30,7 +30,7 @@ def test_the_papers_settings_in_one_word(caplog):
     assert (move.mean_kernel, move.shrink) == (0.5, 0.0)
     assert (pixels.tv_on, pixels.tv_weight, pixels.iterations) == ("image", 10.0, 60)
     assert (pixels.pixel_share, pixels.hold_chroma) == (0.0, 0.0)
-    assert config.model.normalise
+    assert (config.model.normalise, config.model.precision) == (True, "fp32")
     assert "The preset paper sets traversal global, standardise unit, normalise True" in caplog.text
 
 

@@ -64,6 +64,7 @@ class BatchEditor:
 
     def _columns(self, photos: Sequence[Any]) -> dict[str, np.ndarray]:
         """Return the columns of the edits of some photos."""
+        photos = [_of_struct(photo) for photo in photos]
         empty = [photo is None or isinstance(photo, float) for photo in photos]  # pandas says None by NaN
         given = [photo for photo, nothing in zip(photos, empty, strict=True) if not nothing]
         edits = iter(edit_rows(self._processor, given))
@@ -89,6 +90,14 @@ def class_for(model: LearnedModel, config: JobConfig, column: str, prefix: str) 
     plain = replace(model, exemplars={name: np.asarray(array) for name, array in model.exemplars.items()})
     shared = SharedModel(ray.put(plain), config, column, prefix)
     return type(f"{config.job.title()}Batches", (BatchEditor,), {"shared": shared})
+
+
+def _of_struct(photo: Any) -> Any:
+    """Return the bytes, else the path, of a photo as Hugging Face's Parquet files have it; others as they are."""
+    if isinstance(photo, dict):
+        data = photo.get("bytes")
+        return photo.get("path") if data is None else data
+    return photo
 
 
 def _column(name: str, values: list[Any]) -> np.ndarray:

@@ -149,7 +149,8 @@ class Transformer(Model):
             dataset = dataset.map_batches(older.for_ray(strength=4), batch_size=16, num_gpus=1, concurrency=2)
 
         Parameters:
-            column: of the photos: bytes of image files, paths or URIs, or arrays (H, W, 3) uint8.
+            column: of the photos: bytes of image files, paths or URIs, structs ``{bytes, path}`` as in Hugging Face's
+                Parquet files, or arrays (H, W, 3) uint8.
             prefix: of the names of the new columns.
             strength: see ``edit``.
             options: see ``edit``; ``batch_size`` is how many photos are inverted side by side.

@@ -1,8 +1,10 @@
-"""What to say of a mistyped command or option: one sentence with what is meant, most likely."""
+"""What to say of a mistyped command, option or value: one sentence with what is meant, most likely."""
 
 from __future__ import annotations
 
 import difflib
+import math
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,6 +37,31 @@ def check_options(words: Sequence[str], command: str, options: Mapping[str, Any]
                 f"{flag} is no option of {command}{_meant(flag, [*flags, *negated])} "
                 f"`dmt-ray {command} --help-all` lists the options."
             )
+
+
+def check_values(words: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Raise SettingsError when a word is no option and no option's value: mostly a pattern that the shell expanded.
+
+    Parameters:
+        words: the command line behind a command that takes nothing but options.
+        options: the type of every option of the command.
+    """
+    free = 0.0
+    option = "the command"
+    for word in words:
+        if word == "--":
+            return
+        if word.startswith("--"):
+            option, _, value = word.partition("=")
+            kind = options.get(option[2:].replace("-", "_"), bool)
+            free = math.inf if typing.get_origin(kind) is tuple else float(kind is not bool) - bool(value)
+        elif free < 1:
+            raise SettingsError(
+                f"{word!r} is one word too many behind {option}. Put a pattern such as 'photos/*.jpg', and a name "
+                "with spaces, in quotes: the shell makes several words of it."
+            )
+        else:
+            free -= 1
 
 
 def _meant(word: str, known: Sequence[str]) -> str:

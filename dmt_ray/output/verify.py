@@ -168,7 +168,7 @@ def _look(shard: Shard, expected: Expected, deep: bool) -> _Found:
             damaged_images=damaged_images,
             missing=planned_keys(shard, expected.steps),
         )
-    found = _found(shard.number, rows, judged)
+    found = _found(shard.number, rows, judged, expected.steps)
     if "flipped" in ROW_SCHEMAS[expected.version].names:
         told = rows.select(["step", "flipped"]).filter(pc.is_valid(rows["flipped"]))
         found.judged.update(told["step"].to_pylist())
@@ -180,11 +180,12 @@ def _look(shard: Shard, expected: Expected, deep: bool) -> _Found:
     return found
 
 
-def _found(number: int | None, rows: pa.Table, judged: Judgement) -> _Found:
-    failed = rows.select(["id", "error_type", "error"]).filter(pc.equal(rows["status"], "error"))
-    first_errors = [
-        f"{row['id']}: {row['error']} ({row['error_type']})" for row in failed.slice(0, SHOWN).to_pylist()
-    ]
+def _found(number: int | None, rows: pa.Table, judged: Judgement, steps: int) -> _Found:
+    failed = rows.select(["id", "step", "error_type", "error"]).filter(pc.equal(rows["status"], "error"))
+    first_errors = []
+    for row in failed.slice(0, SHOWN).to_pylist():
+        step = f", step {row['step']}" if steps > 1 else ""
+        first_errors.append(f"{row['id']}{step}: {row['error']} ({row['error_type']})")
     return _Found(number, judged.rows, judged.errors, first_errors, judged.missing, judged.extra)
 
 

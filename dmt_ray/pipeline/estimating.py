@@ -22,6 +22,7 @@ from dmt_ray.pipeline.sample_timing import (
 )
 from dmt_ray.report import scaling_constants as known
 from dmt_ray.report.scaling_text import bytes_text, hours_text
+from dmt_ray.storage.files import masked
 from dmt_ray.storage.images import decode_image
 from dmt_ray.storage.inputs.listing import InputItem
 from dmt_ray.storage.inputs.reader import InputReader
@@ -84,7 +85,7 @@ def timed_sentences(run: PreparedRun, timed: Timed, pools: PoolPlan) -> Iterator
 
 
 def _byte_sentences(run: PreparedRun, items: list[InputItem]) -> Iterator[str]:
-    """Yield what some photos say of the bytes of all; nothing where none of them can be read."""
+    """Yield which of some photos cannot be used, and what the others say of the bytes of all."""
     config = run.config
     sizes, pixels = [], []
     with InputReader(config.inputs.max_bytes, run.shards.containers, config.inputs.allow_uri) as reader:
@@ -92,7 +93,9 @@ def _byte_sentences(run: PreparedRun, items: list[InputItem]) -> Iterator[str]:
             try:
                 data = reader.read_item(item)
                 height, width = decode_image(data, max_pixels=config.inputs.max_pixels).shape[:2]
-            except DmtError:  # such as a photo that becomes an error row
+            except DmtError as error:  # it becomes an error row
+                reason = masked(str(error))
+                yield f"Of the {len(items)} photos that were read, one cannot be used: {item.id}: {reason}"
                 continue
             sizes.append(len(data))
             pixels.append(height * width)

@@ -103,7 +103,7 @@ def run_job(config: JobConfig, emit: Callable[[str], None] = logger.info) -> int
 
         for line in estimate_sentences(run):
             emit(line)
-        emit("Dry run: everything was checked, nothing was written.")
+        emit("Dry run: the settings and places were checked, nothing was written.")
         return EXIT_COMPLETE
     # A retry does what failed before: that much of it fails again says nothing of the whole.
     allowed = None if config.run.retry_failed else config.run.max_error_rate
@@ -346,9 +346,9 @@ def _counts(run: PreparedRun) -> str:
 def _intentions(run: PreparedRun) -> list[str]:
     config = run.config
     planned = run.shards.images
-    todo = run.todo.images
+    todo = run.todo.without(run.retry)
     lines = [
-        f"{planned} images in {len(run.shards)} shards, {todo} of them in {len(run.todo)} shards to do; "
+        f"{planned} images in {len(run.shards)} shards, {todo.images} of them in {len(todo)} shards to do; "
         f"{_counts(run)}; weights {run.weights_label} from {run.weights.origin}.",
         f"Output: {masked(config.output.output)}",
     ]
@@ -357,11 +357,15 @@ def _intentions(run: PreparedRun) -> list[str]:
     if run.learnable.balance is not None:
         lines.append(describe_balance(run.learnable.balance))
     if run.extended:
-        lines.append("The plan has grown by the inputs that are new.")
+        grown = planned - (0 if run.found.plan is None else run.found.plan.images)
+        if grown:
+            lines.append(f"The plan has grown by {grown} new image{'' if grown == 1 else 's'}.")
+        else:
+            lines.append("No image is new; the plan takes the tables and archives as they are now.")
     elif not run.fresh and not config.run.extend:
         lines.append("The plan is frozen; --extend adds inputs that have come since then.")
     if run.retry:
-        lines.append(f"{sum(run.retry.values())} error rows in {len(run.retry)} of these shards are done again.")
+        lines.append(f"{sum(run.retry.values())} error rows in {len(run.retry)} other shards are done again.")
     if run.replace:
         lines.append("The earlier run there is replaced.")
     return lines
@@ -374,7 +378,7 @@ def _flips(run: PreparedRun, report: VerifyReport) -> str:
         for step, (flipped, judged) in sorted(report.flips.items())
     }
     if not shares:
-        return "nothing, where no input was outside the target class"
+        return "none, as the judge calls every input the target class already"
     if len(run.config.strengths) == 1:
         return shares[0]
     names = [
@@ -386,7 +390,7 @@ def _flips(run: PreparedRun, report: VerifyReport) -> str:
 def _summary(run: PreparedRun, report: VerifyReport, outcome: RunOutcome, code: int) -> list[str]:
     lines = [f"Output: {masked(run.config.output.output)}", *report.sentences()]
     judge = outcome.judge or run.judge_report
-    if judge is not None and not run.config.output.traversal_only:
+    if judge is not None and not run.config.output.traversal_only and report.rows > report.errors:
         lines.append(f"Flipped: {_flips(run, report)} ({judge}).")
     if outcome.rows:
         stages = ", ".join(

@@ -118,7 +118,8 @@ class ShardProcessor:
         """
         images: list[TraversedImage] = []
         batches = _batches(items, self._traversal_batch.limit)
-        load = functools.partial(self._load, accept_changed=accept_changed)
+        # A saved displacement has the checksum of its photo, which says more than the plan's size and time.
+        load = functools.partial(self._load, accept_changed=accept_changed or saved is not None)
         for loaded in prepared(self._threads, batches, load, ahead=self._overlap):
             good = [each for each in loaded if each.picture is not None]
             started = time.perf_counter()

@@ -34,7 +34,7 @@ class StartProgress:
         self._line, self._said = "", time.monotonic()
 
     def wait_for_actors(self, pools: PoolPlan, shards: int) -> None:
-        """Tell of actors from now on: all exemplars were read.
+        """Tell of actors from now on: all exemplars were learned from.
 
         Parameters:
             pools: how many there will be.
@@ -69,7 +69,11 @@ class StartProgress:
 
     def _describe(self, exemplars: int, actors: dict[str, int]) -> str:
         if self._pools is None:
-            return f"Exemplars: {exemplars} of {self._exemplars} read." if self._exemplars else ""
+            if not self._exemplars:
+                return ""
+            then = "; learning from them" if exemplars >= self._exemplars else ""
+            return f"Exemplars: {exemplars} of {self._exemplars} read{then}."
         # A process that died and was started again counts twice.
         ready = [f"{name} {min(count, actors.get(kind, 0))} of {count}" for name, kind, count in self._pools]
-        return f"Actors that are ready: {', '.join(ready)}."
+        all_ready = all(actors.get(kind, 0) >= count for _, kind, count in self._pools)
+        return f"Actors that are ready: {', '.join(ready)}{'; the first shards are being done' if all_ready else ''}."

@@ -5,6 +5,7 @@ Pillow's own writer is no help here: it guesses types, and turns text that is no
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,9 @@ _KEPT = frozenset(
         *(0xC614, 0xC62F),  # unique camera model, camera serial number
     )
 )
+_DESCRIPTION = 0x010E
+#: Descriptions that programs write for themselves, of how the old file's pixels lie: wrong in a result.
+_LAYOUT = re.compile(rb'\s*(\{"shape":|ImageJ=|(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<OME\b)', re.DOTALL)
 #: What is left out of the photo's directory.
 _LEFT_OUT = frozenset(
     (
@@ -179,6 +183,8 @@ def rebuild_exif(exif: Exif | None, width: int, height: int, dpi: tuple[float, f
     order = exif.main.order
     main = {tag: value for tag, value in exif.main.values.items() if tag in _KEPT}
     photo = {tag: value for tag, value in exif.photo.values.items() if tag not in _LEFT_OUT}
+    if _LAYOUT.match(main.get(_DESCRIPTION, (0, 0, b""))[2]):
+        del main[_DESCRIPTION]
     if ORIENTATION in main:
         main[ORIENTATION] = _SHORT, 1, struct.pack(order + "H", 1)
     if dpi is not None and X_RESOLUTION not in main:

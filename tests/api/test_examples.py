@@ -131,9 +131,10 @@ def test_ray_data(local_ray, run_example, classes, tmp_path):
 
     editor = older.for_ray(column="photo", prefix="light_", strength=4)()  # as an actor makes it
     place = classes / "inputs" / "good.png"
-    for given in (str(place), np.asarray(Image.open(place))):
+    in_struct = {"bytes": place.read_bytes(), "path": "good.png"}
+    for given in (str(place), np.asarray(Image.open(place)), in_struct, {"bytes": None, "path": str(place)}):
         photos = np.empty(2, object)
-        photos[:] = [given, None]
+        photos[:] = [given, {"bytes": None, "path": None} if isinstance(given, dict) else None]
         for batch in ({"photo": photos}, pd.DataFrame({"photo": photos})):
             made = editor(batch)
             assert list(made["light_status"]) == ["ok", "error"]

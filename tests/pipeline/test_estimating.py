@@ -24,6 +24,9 @@ def test_a_dry_run_estimates_bytes_and_memory(configure, photos, tmp_path):
     sizes = [file.stat().st_size for file in (photos / "inputs").iterdir() if file.stat().st_size]
     assert 6 * min(sizes) <= float(found[1]) * 1000 <= 6 * max(sizes)
     assert 6 * 80 * 64 * 1.89 < float(found[2]) * 1000 < 6 * (104 * 64 * 1.89 + 300)
+    assert [line for line in said if "cannot be used" in line] == [
+        "Of the 3 photos that were read, one cannot be used: empty.jpg: The image has no bytes."
+    ]
     (memory,) = (line for line in said if line.startswith("Memory:"))
     found = re.match(r"Memory: about ([\d.]+) MB for each actor, at a batch of 4, by formula", memory)
     assert found is not None, memory

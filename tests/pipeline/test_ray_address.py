@@ -237,7 +237,7 @@ def test_a_run_beside_the_file_of_a_head_that_does_not_answer(photos, mute, monk
     assert time.monotonic() - began < 180
     assert f"No Ray cluster answers at {mute} (the last one that was started here, by {file})" in done.stderr
     assert "Ray: started for this run; nodes 1, CPUs" in done.stderr
-    assert "Exemplars: 5 of 5 read." in done.stderr
+    assert "Exemplars: 5 of 5 read; learning from them." in done.stderr
     assert re.search(r"6 of 6 rows, 2 failed, [\d.e-]+ rows/s, 00:00 left", done.stderr)
     assert "Token authentication" not in done.stderr
     native = re.findall(r"\w+\.cc:.*", done.stderr)  # Ray tells the level that its native code logs at, and no more

@@ -14,8 +14,11 @@ import pytest
 from PIL import Image
 
 from dmt_ray import cli
+from dmt_ray.jobs.judging import JudgeReport
+from dmt_ray.output.report import VerifyReport
 from dmt_ray.output.schema import ROW_SCHEMA
-from dmt_ray.pipeline.run import run_job
+from dmt_ray.pipeline.prepare import prepare_run
+from dmt_ray.pipeline.run import RunOutcome, _summary, run_job
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -91,7 +94,6 @@ def test_from_object_store_to_object_store(configure, photos, bucket):
 
 GPU_SCRIPT = """
 import json, sys
-from dataclasses import asdict
 import ray
 from dmt_ray.cli import parse_options
 from dmt_ray.pipeline.prepare import prepare_run, write_run
@@ -105,7 +107,8 @@ shared, pools, _ = share_exemplars(run, start_attempts())
 write_run(run)
 with ShardStream(run.todo.numbers, shared, pools, ProgressWatch(600)) as stream:
     actors = [pools.reconstruction.actors, pools.traversal.actors]
-    print(json.dumps([actors, [asdict(summary) for summary in stream]]))
+    names = ("gpus", "visible_gpus", "device", "worker")
+    print(json.dumps([actors, [{name: getattr(each, name) for name in names} for each in stream]]))
 """
 
 
@@ -125,6 +128,7 @@ def test_every_model_sits_on_the_gpu_that_ray_gave_its_actor(photos, tmp_path):
         "--shard-size",
         1,
         "--no-lpips",
+        "--allow-cpu-fallback",
     ]
     done = subprocess.run(
         [sys.executable, "-c", GPU_SCRIPT, *map(str, options)], capture_output=True, text=True, timeout=200
@@ -144,3 +148,11 @@ def test_every_model_sits_on_the_gpu_that_ray_gave_its_actor(photos, tmp_path):
         assert gpu_of.setdefault(summary["worker"], summary["gpus"]) == summary["gpus"]
         assert summary["worker"].endswith(f" gpu {summary['gpus']}")
     assert len(set(gpu_of.values())) == len(gpu_of)
+
+
+@pytest.mark.parametrize("rows", [0, 4])
+def test_of_results_that_are_not_there_nothing_is_said_to_have_flipped(configure, rows):
+    """A run that ends before its first good row knows nothing of its inputs."""
+    outcome = RunOutcome(judge=JudgeReport("alexnet", "a" * 64, 0.9, 5))
+    said = "\n".join(_summary(prepare_run(configure()), VerifyReport(6, rows, min(rows, 3)), outcome, 3))
+    assert ("Flipped: none, as the judge calls every input the target class already" in said) == bool(rows)

@@ -47,10 +47,13 @@ def test_every_phase_is_told_once(attempts, caplog):
         for _ in range(5):  # processes that died and came again
             ray.get(attempts.note_actor.remote("TraversalActor"))
         look_until(progress, caplog, "Actors that are ready: traversal 2 of 2, reconstruction 2 of 3.")
+        ray.get(attempts.note_actor.remote("ReconstructionActor"))
+        ready = "Actors that are ready: traversal 2 of 2, reconstruction 3 of 3; the first shards are being done."
+        look_until(progress, caplog, ready)
         progress.end()
         progress.look()
-    assert "Exemplars: 40 of 40 read." in caplog.messages
-    assert len(caplog.messages) == len(set(caplog.messages)) <= 6
+    assert "Exemplars: 40 of 40 read; learning from them." in caplog.messages
+    assert len(caplog.messages) == len(set(caplog.messages)) <= 7
 
 
 def test_a_run_without_progress_asks_and_tells_nothing(caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -126,6 +127,26 @@ def test_a_photo_that_is_gone_or_has_changed_has_no_picture_before_and_the_page_
     assert "before" not in views["2"]
     assert "after" in views["2"]
     assert "4 of 12 photos have no picture of the input" in (out / "report" / "index.html").read_text()
+
+
+def test_a_photo_that_was_replaced_and_done_again_has_a_picture_before(tmp_path):
+    """Its row has the checksum of the bytes that were edited; the plan has the time of the file before it."""
+    photos = save_photos(tmp_path / "in", ["done-again.png", "changed.png"])
+    sums = [hashlib.sha256((tmp_path / "in" / name).read_bytes()).hexdigest() for name, _ in photos]
+
+    def rows(number, item):
+        return [good_row(tinted(item.uri, 2), number) | {"input_sha256": sums[number]}]
+
+    make_output(str(tmp_path / "out"), photos, rows)
+    for name, _ in photos:
+        os.utime(tmp_path / "in" / name, (1, 1))
+    whole = (tmp_path / "in" / "changed.png").read_bytes()
+    (tmp_path / "in" / "changed.png").write_bytes(whole + b" ")
+    assert write_report(str(tmp_path / "out")).without_input == 1
+    rows_shown = received(tmp_path / "out" / "report", "rows")[0]
+    missing = dict(zip(rows_shown["id"], rows_shown["missing"], strict=True))
+    assert missing["done-again.png"] is None
+    assert "has changed" in missing["changed.png"]
 
 
 def test_an_input_that_is_gone_as_a_whole_is_not_asked_for_every_photo(tmp_path, monkeypatch):

@@ -185,3 +185,20 @@ def test_a_missing_package_is_said(monkeypatch):
         deep_images.check_can_encode("png16")
     with pytest.raises(SettingsError, match=r"imagecodecs and tifffile: pip install 'dmt-ray\[tiff16\]'"):
         deep_images.check_can_encode("tiff16")
+
+
+@pytest.mark.parametrize("kind", ["shaped", "imagej", "ome", "scanner"])
+def test_a_description_of_the_old_files_layout_is_left_out(kind, caplog):
+    """A grey scan that tifffile, Fiji or a microscope wrote becomes a colour file, which has another layout."""
+    buffer, grey = io.BytesIO(), DEEP[..., 0]
+    if kind == "scanner":
+        tifffile.imwrite(buffer, grey, metadata=None, description="The street in 1950")
+    else:
+        tifffile.imwrite(buffer, grey, **{kind: True})
+    run = Provenance("colorize", "algorithmicallyEnhanced", "f" * 64, "1")
+    beside = beside_pixels(read_metadata(buffer.getvalue(), 10**6), run, 30, 20, "tiff16", keep=True)
+    data = encode_image(DEEP, "tiff16", 1, beside.attached)
+    assert np.array_equal(tifffile.imread(io.BytesIO(data)), DEEP)
+    assert caplog.text == ""  # tifffile warns where a description is not of the pixels
+    kept = Image.open(io.BytesIO(data)).getexif().get(0x010E)
+    assert kept == ("The street in 1950" if kind == "scanner" else None)
