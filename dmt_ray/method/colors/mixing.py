@@ -8,7 +8,7 @@ from torch import Tensor
 from dmt_ray.method import color
 
 #: The prior's share of the mix; the rest is the nearest patches'.
-PRIOR_SHARE = 0.75
+PRIOR_SHARE = 0.65
 #: Held-out references become at least so many times as colourful, patch by patch, as they are.
 VIVID_AIM = 0.55
 #: And more, as long as that costs them no more than this, in dB.
