@@ -58,10 +58,11 @@ class _Worker:
     """It was ended because it made no progress."""
 
 
-def isolate_shards(
-    shards: Plan, shared: Shared, plan: ActorPlan, stopped: Callable[[], bool], watch: ProgressWatch
-) -> Iterator[ShardSummary]:
-    """Run the images of the shards one by one, each in a process that may die; commit the shards; yield summaries.
+class IsolationStream:
+    """Runs the images of shards one by one, each in a process that may die; iterate over it for the summaries.
+
+    A shard has a summary once it is committed. Iterating raises RayError when a process dies before it got an image,
+    so that no image is to blame, and StorageError when a shard cannot be written.
 
     Parameters:
         shards: that crashed or hung.
@@ -69,26 +70,46 @@ def isolate_shards(
         plan: how many processes to use.
         stopped: tells that no image may begin any more; the current shard is not committed then.
         watch: is told of each image that is done, and says how long one may take.
-
-    Raises:
-        ray.exceptions.RayError: a process dies before it got an image, so no image is to blame.
-        StorageError: a shard cannot be written.
     """
-    carrier, expected = InputColumns(shards.input_columns, shards.containers), expected_of(shared, shards)
-    with _Pool(shared, plan, watch) as pool:
-        for shard in shards:
-            if stopped():
-                return
-            items = items_todo(shared, shard, expected)
-            reason = "Shard %d was lost to a crash, a hang or a failed write; its %d images run one by one."
-            logger.warning(reason, shard.number, len(items))
-            edit = functools.partial(_run_one_by_one, shard.number, shared=shared, pool=pool, stopped=stopped)
-            try:
-                summary = finish_shard(shared, carrier, expected, shard, edit(items), edit)
-            except _StoppedError:
-                return
-            shared.attempts_actor.end.remote("reconstruct", shard.number)
-            yield summary
+
+    def __init__(
+        self, shards: Plan, shared: Shared, plan: ActorPlan, stopped: Callable[[], bool], watch: ProgressWatch
+    ) -> None:
+        self._shards, self._shared, self._stopped = shards, shared, stopped
+        self._pool = _Pool(shared, plan, watch)
+        self._begun: int | None = None
+
+    @property
+    def busy(self) -> dict[str, int]:
+        """How many processes have an image, by stage. Another thread may ask, as it may for ``begun``."""
+        return {"isolation": self._pool.busy}
+
+    @property
+    def begun(self) -> set[int]:
+        """The shard whose images are done now."""
+        begun = self._begun
+        return set() if begun is None else {begun}
+
+    def __iter__(self) -> Iterator[ShardSummary]:
+        shared, shards = self._shared, self._shards
+        carrier, expected = InputColumns(shards.input_columns, shards.containers), expected_of(shared, shards)
+        with self._pool as pool:
+            for shard in shards:
+                if self._stopped():
+                    return
+                self._begun = shard.number
+                items = items_todo(shared, shard, expected)
+                reason = "Shard %d was lost to a crash, a hang or a failed write; its %d images run one by one."
+                logger.warning(reason, shard.number, len(items))
+                edit = functools.partial(
+                    _run_one_by_one, shard.number, shared=shared, pool=pool, stopped=self._stopped
+                )
+                try:
+                    summary = finish_shard(shared, carrier, expected, shard, edit(items), edit)
+                except _StoppedError:
+                    return
+                self._begun = None
+                yield summary
 
 
 class _StoppedError(Exception):
@@ -110,9 +131,15 @@ class _Pool:
 
     def __exit__(self, *_: object) -> None:
         workers = self._idle + self._busy
+        self._idle, self._busy = [], []
         for worker in workers:
             ray.kill(worker.actor)
         discard_traces([worker.trace for worker in workers])
+
+    @property
+    def busy(self) -> int:
+        """Workers that have an image."""
+        return len(self._busy)
 
     def take(self) -> _Worker:
         """Return a worker for one image."""

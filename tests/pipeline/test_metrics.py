@@ -147,6 +147,7 @@ def test_a_run_is_seen_on_the_metrics_port(seen):
     errors = seen.ended["ray_dmt_error_rows_total"]
     assert errors == dict.fromkeys(ERROR_TYPES, 0) | {"empty": 1, "truncated": 1}
     assert seen.ended["ray_dmt_shards"] == {"queued": 0, "in_flight": 0, "done": 3}
+    assert seen.ended["ray_dmt_actors_busy"] == {"traverse": 0, "reconstruct": 0}
     seconds = seen.ended["ray_dmt_stage_seconds_total"]
     assert seconds.keys() == {"read", "traverse", "reconstruct"}
     assert all(0 < value < 100 for value in seconds.values())
