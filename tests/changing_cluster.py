@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ STARTS = 3
 DRIVER = "import sys, hooked_tint_job; from dmt_ray import cli; sys.exit(cli.main(sys.argv[1:]))"
 #: CPUs that a reconstruction actor with one thread asks for.
 RECONSTRUCTION = 0.875
+KINDS = ("TraversalActor", "ReconstructionActor")
 
 
 class Scenario:
@@ -30,6 +32,7 @@ class Scenario:
 
     def __init__(self, out: Path) -> None:
         self.out, self.seen, self.nodes, self.runs = out, {}, [], lambda: True
+        self.processes: list[subprocess.Popen] = []
         self.cluster = Cluster()
         self.add(cpus=0, include_dashboard=False)
         self.nodes.clear()
@@ -49,6 +52,25 @@ class Scenario:
         """Let a node disappear, with all its processes."""
         self.nodes.remove(node)
         self.cluster.remove_node(node, allow_graceful=False)
+
+    def start_blocking(self, cpus: int) -> tuple[subprocess.Popen, str]:
+        """Add a node as a container does, by ``ray start --block``; return its process and the node's id."""
+        known = {node["NodeID"] for node in ray.nodes()}
+        options = {"address": self.cluster.address, "num-cpus": cpus, "object-store-memory": 10**8}
+        options |= {"min-worker-port": 0, "max-worker-port": 0, "dashboard-agent-listen-port": 0}
+        words = [f"--{name}={value}" for name, value in options.items()]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *words],
+            stdout=sys.stderr,
+        )
+        self.processes.append(process)
+        self.until(lambda: self.living() - known, "node")
+        (node,) = self.living() - known
+        return process, node
+
+    def living(self) -> set[str]:
+        """The ids of the nodes that live."""
+        return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
     def shards(self) -> int:
         """How many shards are committed."""
@@ -131,6 +153,28 @@ def drain(scenario: Scenario) -> None:
     scenario.remove(node)
 
 
+def terminate(scenario: Scenario) -> None:
+    """SIGTERM as clouds send it: to ``ray start --block`` of one node, which drains, and then to another's raylet."""
+    process, node = scenario.start_blocking(cpus=1)
+    scenario.add(cpus=1)
+    scenario.until(scenario.shards, "a shard")
+    scenario.until(lambda: len(scenario.actors("ReconstructionActor")) == 2, "actors on both nodes")
+    scenario.seen["drained"] = scenario.actors("ReconstructionActor")[node]
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    scenario.until(lambda: node not in scenario.living(), "end of the first node")
+    scenario.seen["seconds"] = time.monotonic() - began
+    scenario.seen["shards_when_drained"] = scenario.shards()
+    scenario.add(cpus=1)
+    going = scenario.nodes[0]
+    scenario.until(lambda: len(scenario.actors("ReconstructionActor")) == 2, "an actor on the third node")
+    scenario.seen["ended"] = [pid for kind in KINDS for pid in scenario.actors(kind).get(going.node_id, [])]
+    (raylet,) = going.all_processes["raylet"]
+    raylet.process.send_signal(signal.SIGTERM)
+    scenario.until(lambda: going.node_id not in scenario.living(), "end of the second node")
+    scenario.seen["shards_when_ended"] = scenario.shards()
+
+
 def main(name: str, state: Path, command: list[str]) -> int:
     """Run the command beside a scenario, which is played here: nodes need a main thread. Return its exit code."""
     scenario = Scenario(Path(command[command.index("--output") + 1]))
@@ -149,6 +193,9 @@ def main(name: str, state: Path, command: list[str]) -> int:
     finally:
         driver.kill()
         ray.shutdown()
+        for process in scenario.processes:
+            process.terminate()
+            process.wait(PATIENCE)
         scenario.cluster.shutdown()
     return code
 

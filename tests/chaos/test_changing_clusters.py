@@ -84,3 +84,18 @@ def test_a_node_that_is_given_notice_ends_what_it_does_and_gets_nothing_more(pla
     assert "is about to go" in said
     assert set(rows.attempts) == {1}
     assert seen["left"] - seen["noticed"] <= 10
+
+
+def test_nodes_that_get_sigterm_cost_at_most_what_their_actors_were_doing(play):
+    """Ray drains a node whose ``ray start --block`` gets the signal; a raylet that gets it itself ends at once."""
+    shards = 80
+    seen, rows, said = play("terminate", shards, 1.0)
+    assert seen["shards_when_drained"] < seen["shards_when_ended"] < shards
+    assert "is about to go" in said
+    again = rows[rows.attempts > 1]
+    assert len(again) <= len(seen["ended"])
+    assert rows.attempts.max() <= 2
+    done_by = {int(worker.split(":")[1]) for worker in rows.worker}
+    assert done_by >= set(seen["drained"])
+    assert len(done_by) >= 3
+    assert "run one by one" not in said
