@@ -94,6 +94,10 @@ class Scenario:
         """For how many bundles the autoscaler was asked by name."""
         return len(json.loads(_internal_kv_get("autoscaler_resource_request") or "[]"))
 
+    def kinds(self) -> set[str]:
+        """The kinds of all actors, those included that are still starting and that are dead."""
+        return {actor["ActorClassName"] for actor in ray._private.state.actors().values()}
+
     def actors(self, kind: str) -> dict[str, list[int]]:
         """The process ids of the living actors of a kind on each node."""
         living = [actor for actor in ray._private.state.actors().values() if actor["State"] == "ALIVE"]
@@ -173,6 +177,30 @@ def terminate(scenario: Scenario) -> None:
     raylet.process.send_signal(signal.SIGTERM)
     scenario.until(lambda: going.node_id not in scenario.living(), "end of the second node")
     scenario.seen["shards_when_ended"] = scenario.shards()
+
+
+def isolate(scenario: Scenario) -> None:
+    """A shard kills its actors, and runs image by image; twice the node that does its image gets SIGTERM."""
+    hooks = Path(os.environ["DMT_RAY_TEST_HOOKS"])
+    (hooks / "kill-in-stage").touch()
+    for _ in range(3):
+        scenario.add(cpus=1)
+    scenario.until(lambda: "IsolationActor" in scenario.kinds(), "isolation")
+    (hooks / "kill-in-stage").unlink()
+
+    def working() -> list:
+        """The nodes where a process has an image."""
+        found = scenario.actors("IsolationActor")
+        begun = {node for node, pids in found.items() if any((hooks / f"in-stage-{pid}").exists() for pid in pids)}
+        return [node for node in scenario.nodes if node.node_id in begun]
+
+    for _ in range(2):
+        scenario.until(working, "an image alone")
+        (node,) = working()
+        scenario.nodes.remove(node)
+        (raylet,) = node.all_processes["raylet"]
+        raylet.process.send_signal(signal.SIGTERM)
+        scenario.until(lambda gone=node.node_id: gone not in scenario.living(), "end of its node")
 
 
 def main(name: str, state: Path, command: list[str]) -> int:

@@ -51,7 +51,7 @@ def play(photos, tmp_path):
         rows = pd.read_parquet(str(out / "shards")).set_index("id")
         assert list(rows.index) == [f"photo-{index:03d}" for index in range(shards)]
         assert set(rows.status) == {"ok"}
-        assert rows.image_sha256.nunique() == PHOTOS
+        assert rows.image_sha256.nunique() == min(PHOTOS, shards)
         return seen, rows, done.stderr
 
     return run
@@ -99,3 +99,10 @@ def test_nodes_that_get_sigterm_cost_at_most_what_their_actors_were_doing(play):
     assert done_by >= set(seen["drained"])
     assert len(done_by) >= 3
     assert "run one by one" not in said
+
+
+def test_an_image_alone_is_not_to_blame_for_the_loss_of_its_nodes(play):
+    _, rows, said = play("isolate", 1, 5.0)
+    assert "its 1 images run one by one" in said
+    assert said.count("The process that ran image photo-000 alone died") == 2
+    assert rows.attempts.tolist() == [6]  # three as a shard, three alone

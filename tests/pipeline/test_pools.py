@@ -11,7 +11,7 @@ from dmt_ray.pipeline.attempts import Place
 from dmt_ray.pipeline.blame import Blame, Verdict
 from dmt_ray.pipeline.dispatch import ShardStream
 from dmt_ray.pipeline.isolation import IsolationStream
-from dmt_ray.pipeline.isolation import _Worker as IsolationWorker
+from dmt_ray.pipeline.isolation_pool import IsolationWorker
 from dmt_ray.pipeline.no_progress import NoProgressError, ProgressWatch, stuck_workers
 from dmt_ray.pipeline.pools import STARVED_S, Pool, Turn, Worker, find_need, wanted_sizes
 from dmt_ray.pipeline.resources import ActorPlan, PoolPlan
@@ -134,7 +134,19 @@ def test_deaths_that_a_node_has_taken_with_it_do_not_count(monkeypatch):
     assert blame.verdict("traversal", 7) is Verdict.AGAIN
     monkeypatch.setattr(blame_module, "VERDICT_S", 0.0)
     blame.died("traversal", 7, "c", surely=False)
-    assert blame.verdict("traversal", 7) is Verdict.LOST
+    assert blame.verdict("traversal", 7) is Verdict.WAIT  # the other two have just died, and their node may follow
+    monkeypatch.setattr(blame_module, "ENDING_S", 0.0)
+    for _ in range(3):
+        blame.died("traversal", 8, "a", surely=True)
+    assert blame.verdict("traversal", 8) is Verdict.LOST
+    blame.lost_nodes({"a"})
+    assert blame.verdict("traversal", 8) is Verdict.AGAIN
+    assert blame.verdict("traversal", 7) is Verdict.AGAIN
+    image = Blame(retries=1)
+    image.died("isolation", 0, "a", surely=True)
+    assert image.verdict("isolation", 0) is Verdict.AGAIN
+    image.died("isolation", 0, "b", surely=True)
+    assert image.verdict("isolation", 0) is Verdict.LOST
 
 
 def test_a_pool_is_in_need_where_the_cluster_is_too_small_for_both():
