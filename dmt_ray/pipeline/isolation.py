@@ -20,10 +20,10 @@ from dmt_ray.output.schema import rows_table
 from dmt_ray.pipeline.actors import Shared, expected_of, finish_shard, from_ipc, items_todo
 from dmt_ray.pipeline.blame import Blame, Verdict
 from dmt_ray.pipeline.cluster_nodes import dead_nodes, is_lost_with_node
+from dmt_ray.pipeline.error_rows import crash_row
 from dmt_ray.pipeline.isolation_pool import IsolationPool, IsolationWorker
 from dmt_ray.pipeline.no_progress import ProgressWatch
 from dmt_ray.pipeline.resources import ActorPlan
-from dmt_ray.pipeline.shard_processor import crash_row
 from dmt_ray.pipeline.summary import ShardSummary
 from dmt_ray.storage.inputs.registry import InputItem
 
