@@ -30,9 +30,8 @@ def is_up() -> bool:
     return isinstance(found, ray_address.RayAddress)
 
 
-head = subprocess.Popen(
-    [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *OPTIONS], stdout=subprocess.DEVNULL
-)
+WORDS = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *OPTIONS]
+head = subprocess.Popen(WORDS, stdout=subprocess.DEVNULL)
 try:
     deadline = time.monotonic() + PATIENCE
     while not is_up():

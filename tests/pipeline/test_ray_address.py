@@ -263,7 +263,8 @@ def test_a_head_that_ends_between_its_answer_and_the_join_is_told_in_a_sentence(
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert re.fullmatch(
         r"error: The Ray cluster at [\d.]+:\d+ \(the last one that was started here, by "
-        rf"{folder}/ray/ray_current_cluster\) has answered, and does so no more: .* Wait .* or take --ray-address local\.",
+        rf"{folder}/ray/ray_current_cluster\) has answered, and does so no more: "
+        r".* Wait .* or take --ray-address local\.",
         said,
     )
     assert not (tmp_path / "out").exists()
