@@ -111,6 +111,8 @@ def seen(local_ray, photos, hooks, tmp_path_factory) -> SeenRun:
             seen = SeenRun("", held, {})
             if prometheus is not None:
                 prometheus.wait_for('sum(ray_dmt_actors_busy{stage="reconstruct"})', 1)
+                # Prometheus adds half an interval to what a rate is taken over: with so many looks, that is little.
+                prometheus.wait_for('sum(count_over_time(ray_dmt_shards{state="done"}[2m])) >= bool 8', 1)
                 seen.board_runs = prometheus.get("label/run/values", **{"match[]": offered(board), "start": since})
                 # As Grafana writes several chosen ones.
                 chosen = f"({seen.board_runs[0]}|000000000000)"
