@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ STARTS = 3
 DRIVER = "import sys, hooked_tint_job; from dmt_ray import cli; sys.exit(cli.main(sys.argv[1:]))"
 #: CPUs that a reconstruction actor with one thread asks for.
 RECONSTRUCTION = 0.875
+KINDS = ("TraversalActor", "ReconstructionActor")
 
 
 class Scenario:
@@ -30,6 +32,7 @@ class Scenario:
 
     def __init__(self, out: Path) -> None:
         self.out, self.seen, self.nodes, self.runs = out, {}, [], lambda: True
+        self.processes: list[subprocess.Popen] = []
         self.cluster = Cluster()
         self.add(cpus=0, include_dashboard=False)
         self.nodes.clear()
@@ -49,6 +52,25 @@ class Scenario:
         """Let a node disappear, with all its processes."""
         self.nodes.remove(node)
         self.cluster.remove_node(node, allow_graceful=False)
+
+    def start_blocking(self, cpus: int) -> tuple[subprocess.Popen, str]:
+        """Add a node as a container does, by ``ray start --block``; return its process and the node's id."""
+        known = {node["NodeID"] for node in ray.nodes()}
+        options = {"address": self.cluster.address, "num-cpus": cpus, "object-store-memory": 10**8}
+        options |= {"min-worker-port": 0, "max-worker-port": 0, "dashboard-agent-listen-port": 0}
+        words = [f"--{name}={value}" for name, value in options.items()]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *words],
+            stdout=sys.stderr,
+        )
+        self.processes.append(process)
+        self.until(lambda: self.living() - known, "node")
+        (node,) = self.living() - known
+        return process, node
+
+    def living(self) -> set[str]:
+        """The ids of the nodes that live."""
+        return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
     def shards(self) -> int:
         """How many shards are committed."""
@@ -71,6 +93,10 @@ class Scenario:
     def asked(self) -> int:
         """For how many bundles the autoscaler was asked by name."""
         return len(json.loads(_internal_kv_get("autoscaler_resource_request") or "[]"))
+
+    def kinds(self) -> set[str]:
+        """The kinds of all actors, those included that are still starting and that are dead."""
+        return {actor["ActorClassName"] for actor in ray._private.state.actors().values()}
 
     def actors(self, kind: str) -> dict[str, list[int]]:
         """The process ids of the living actors of a kind on each node."""
@@ -131,6 +157,52 @@ def drain(scenario: Scenario) -> None:
     scenario.remove(node)
 
 
+def terminate(scenario: Scenario) -> None:
+    """SIGTERM as clouds send it: to ``ray start --block`` of one node, which drains, and then to another's raylet."""
+    process, node = scenario.start_blocking(cpus=1)
+    scenario.add(cpus=1)
+    scenario.until(scenario.shards, "a shard")
+    scenario.until(lambda: len(scenario.actors("ReconstructionActor")) == 2, "actors on both nodes")
+    scenario.seen["drained"] = scenario.actors("ReconstructionActor")[node]
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    scenario.until(lambda: node not in scenario.living(), "end of the first node")
+    scenario.seen["seconds"] = time.monotonic() - began
+    scenario.seen["shards_when_drained"] = scenario.shards()
+    scenario.add(cpus=1)
+    going = scenario.nodes[0]
+    scenario.until(lambda: len(scenario.actors("ReconstructionActor")) == 2, "an actor on the third node")
+    scenario.seen["ended"] = [pid for kind in KINDS for pid in scenario.actors(kind).get(going.node_id, [])]
+    (raylet,) = going.all_processes["raylet"]
+    raylet.process.send_signal(signal.SIGTERM)
+    scenario.until(lambda: going.node_id not in scenario.living(), "end of the second node")
+    scenario.seen["shards_when_ended"] = scenario.shards()
+
+
+def isolate(scenario: Scenario) -> None:
+    """A shard kills its actors, and runs image by image; twice the node that does its image gets SIGTERM."""
+    hooks = Path(os.environ["DMT_RAY_TEST_HOOKS"])
+    (hooks / "kill-in-stage").touch()
+    for _ in range(3):
+        scenario.add(cpus=1)
+    scenario.until(lambda: "IsolationActor" in scenario.kinds(), "isolation")
+    (hooks / "kill-in-stage").unlink()
+
+    def working() -> list:
+        """The nodes where a process has an image."""
+        found = scenario.actors("IsolationActor")
+        begun = {node for node, pids in found.items() if any((hooks / f"in-stage-{pid}").exists() for pid in pids)}
+        return [node for node in scenario.nodes if node.node_id in begun]
+
+    for _ in range(2):
+        scenario.until(working, "an image alone")
+        (node,) = working()
+        scenario.nodes.remove(node)
+        (raylet,) = node.all_processes["raylet"]
+        raylet.process.send_signal(signal.SIGTERM)
+        scenario.until(lambda gone=node.node_id: gone not in scenario.living(), "end of its node")
+
+
 def main(name: str, state: Path, command: list[str]) -> int:
     """Run the command beside a scenario, which is played here: nodes need a main thread. Return its exit code."""
     scenario = Scenario(Path(command[command.index("--output") + 1]))
@@ -149,6 +221,9 @@ def main(name: str, state: Path, command: list[str]) -> int:
     finally:
         driver.kill()
         ray.shutdown()
+        for process in scenario.processes:
+            process.terminate()
+            process.wait(PATIENCE)
         scenario.cluster.shutdown()
     return code
 

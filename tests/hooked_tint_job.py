@@ -2,7 +2,8 @@
 
 In the folder of hooks, ``stop-in-stage`` makes the next process that begins to reconstruct send itself SIGSTOP, and
 ``sleep-in-stage`` makes it sleep for an hour; ``slow-process`` makes it take a minute for each shard from then on.
-``stage-seconds`` says how long every shard takes.
+``stage-seconds`` says how long every shard takes; who begins one leaves ``in-stage-PID``. ``kill-in-stage`` kills
+every process that begins one, as long as it is there.
 """
 
 from __future__ import annotations
@@ -45,12 +46,16 @@ class HookedEditor(TintEditor):
         """Return the shifted pictures."""
         global _slow
         hooks = Path(os.environ["DMT_RAY_TEST_HOOKS"])
+        if (hooks / "kill-in-stage").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
         if _taken(hooks / "stop-in-stage"):
             os.kill(os.getpid(), signal.SIGSTOP)
         if _taken(hooks / "sleep-in-stage"):
             time.sleep(3600)
         _slow = _slow or _taken(hooks / "slow-process")
         seconds = hooks / "stage-seconds"
+        if seconds.exists():
+            (hooks / f"in-stage-{os.getpid()}").touch()
         time.sleep(60 if _slow else float(seconds.read_text()) if seconds.exists() else 0)
         return super().reconstruct(pictures, displacements, masks)
 

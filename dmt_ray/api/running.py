@@ -11,7 +11,8 @@ import pyarrow as pa
 from dmt_ray.config import ReportOptions
 from dmt_ray.jobs.job import JobConfig
 from dmt_ray.output.read_rows import read_rows
-from dmt_ray.pipeline.run import EXIT_COMPLETE, EXIT_ERRORS, EXIT_INCOMPLETE, run_job
+from dmt_ray.pipeline.outcome import EXIT_COMPLETE, EXIT_ERRORS, EXIT_INCOMPLETE
+from dmt_ray.pipeline.run import run_job
 from dmt_ray.report.page import write_report
 from dmt_ray.storage import files
 

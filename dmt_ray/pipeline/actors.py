@@ -32,7 +32,7 @@ from dmt_ray.pipeline.attempts import EXEMPLARS, Place
 from dmt_ray.pipeline.bisecting import DeviceLostError
 from dmt_ray.pipeline.crash_report import CrashTrace, kill_after, start_crash_trace
 from dmt_ray.pipeline.devices import claim_device
-from dmt_ray.pipeline.metrics import ActorMetrics, Metrics
+from dmt_ray.pipeline.metrics import Metrics
 from dmt_ray.pipeline.shard_processor import ShardProcessor
 from dmt_ray.pipeline.summary import ShardSummary, summarize
 from dmt_ray.storage.inputs.registry import InputItem
@@ -73,7 +73,6 @@ class ShardActor:
         configure_worker(threads)
         self.gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
         self.shared = shared
-        self.metrics = ActorMetrics(shared.metrics)
         node = ray.util.get_node_ip_address()
         self.worker = f"{node}:{os.getpid()}" + "".join(f" gpu {gpu}" for gpu in self.gpus)
         arrays, exemplars, lpips, judge = ray.get([shared.arrays, shared.exemplars, shared.lpips, shared.judge])
@@ -120,10 +119,7 @@ class ShardActor:
     def traverse(self, shard: Shard, items: Sequence[InputItem]) -> pa.Table:
         """Read and move some images of a shard. Who retries has mended photos, in shards not yet begun too."""
         retrying = self.shared.config.run.retry_failed
-        try:
-            return self.processor.traverse(items, self.saved(shard), accept_changed=retrying)
-        finally:
-            self.shared.attempts_actor.end.remote("traverse", shard.number)
+        return self.processor.traverse(items, self.saved(shard), accept_changed=retrying)
 
     def begin(self, stage: str, shard: int) -> int:
         """Ask to begin a stage of a shard; return the number of this try, or 0: no. Without an answer it is 1."""
@@ -147,7 +143,7 @@ class TraversalActor(ShardActor):
             return None, 0
         shard = self.plan.file.shard(number)
         timeout = self.shared.config.run.shard_timeout
-        with kill_after(timeout), leaving_a_lost_device(), self.metrics.working("traverse", number):
+        with kill_after(timeout), leaving_a_lost_device():
             return self.traverse(shard, items_todo(self.shared, shard, self.expected)), attempts
 
 
@@ -165,10 +161,9 @@ class ReconstructionActor(ShardActor):
             return self.processor.reconstruct(self.traverse(shard, items), begun)
 
         timeout = self.shared.config.run.shard_timeout
-        with kill_after(timeout), leaving_a_lost_device(), self.metrics.working("reconstruct", number):
+        with kill_after(timeout), leaving_a_lost_device():
             table = self.processor.reconstruct(traversed, max(attempts, begun))
             summary = finish_shard(self.shared, self.carrier, self.expected, shard, table, edit)
-        self.shared.attempts_actor.end.remote("reconstruct", number)
         return replace(
             summary,
             worker=self.worker,
@@ -188,7 +183,7 @@ class IsolationActor(ShardActor):
     def edit(self, shard: int, item: InputItem, attempts: int) -> bytes:
         """Return the rows of an image of a shard as an Arrow IPC stream."""
         timeout = self.shared.config.run.shard_timeout
-        with kill_after(timeout), leaving_a_lost_device(), self.metrics.working("isolation", shard):
+        with kill_after(timeout), leaving_a_lost_device():
             traversed = self.traverse(self.plan.file.shard(shard), [item])
             return to_ipc(self.processor.reconstruct(traversed, attempts))
 

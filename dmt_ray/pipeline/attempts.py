@@ -35,7 +35,6 @@ class Attempts:
         self._began: float | None = None
         self._exemplars = 0
         self._actors: Counter[str] = Counter()
-        self._running: set[tuple[str, int]] = set()
         self._places: dict[str, Place] = {}
 
     def begin(self, stage: str, shard: int) -> int:
@@ -45,16 +44,7 @@ class Attempts:
         if self._began is None:
             self._began = time.monotonic()
         self._begun[stage, shard] += 1
-        self._running.add((stage, shard))
         return self._begun[stage, shard]
-
-    def end(self, stage: str, shard: int) -> None:
-        """Note that a stage of a shard is over."""
-        self._running.discard((stage, shard))
-
-    def busy(self) -> dict[str, int]:
-        """Return how many shards are in each stage; one whose process died counts until it is tried again."""
-        return dict(Counter(stage for stage, _ in self._running))
 
     def stop(self) -> None:
         """Permit no further shard to begin."""

@@ -10,6 +10,8 @@ from enum import Enum
 SHARD_RETRIES = 2
 #: Seconds until the loss of a node is surely known: Ray's control service waits for five answers, three seconds each.
 VERDICT_S = 45.0
+#: Seconds until it is known where Ray says that the actor's process died: a raylet that ends kills its actors first.
+ENDING_S = 5.0
 
 
 class Verdict(Enum):
@@ -29,8 +31,13 @@ class _Death:
 
 @dataclass
 class Blame:
-    """Counts the deaths of actors over each stage of each shard."""
+    """Counts the deaths of actors over each stage of each shard, or of each image of a shard.
 
+    Parameters:
+        retries: tries that a stage gets after its actor died over it.
+    """
+
+    retries: int = SHARD_RETRIES
     _deaths: dict[tuple[str, int], list[_Death]] = field(default_factory=dict)
     _lost_nodes: set[str] = field(default_factory=set)
 
@@ -39,11 +46,11 @@ class Blame:
 
         Parameters:
             stage: what the actor was doing.
-            shard: and for which shard.
+            shard: and for which shard, or which image of one.
             node: where it was.
             surely: Ray says that the process died by itself, and not that it cannot be reached.
         """
-        known = time.monotonic() + (0 if surely else VERDICT_S)
+        known = time.monotonic() + (ENDING_S if surely else VERDICT_S)
         self._deaths.setdefault((stage, shard), []).append(_Death(node, known))
 
     def lost_nodes(self, nodes: set[str]) -> None:
@@ -53,6 +60,6 @@ class Blame:
     def verdict(self, stage: str, shard: int) -> Verdict:
         """Return what becomes of a shard."""
         deaths = [each for each in self._deaths.get((stage, shard), ()) if each.node not in self._lost_nodes]
-        if len(deaths) <= SHARD_RETRIES:
+        if len(deaths) <= self.retries:
             return Verdict.AGAIN
         return Verdict.LOST if all(each.known <= time.monotonic() for each in deaths) else Verdict.WAIT

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import site
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ from typing import Any
 
 import ray
 import ray.util.client
+from ray.exceptions import AuthenticationError
 
 import dmt_ray
-from dmt_ray.config import LOCAL_RAY
+from dmt_ray.config import LOCAL_RAY, ray_host_and_port
 from dmt_ray.errors import SettingsError
-from dmt_ray.pipeline.ray_address import RayAddress, accepts, choose_ray, ray_folder
+from dmt_ray.pipeline.ray_address import RayAddress, accepts, ask, choose_ray, ray_folder
 from dmt_ray.storage.disk_space import has_room, is_out_of_space
 
 logger = logging.getLogger(__name__)
@@ -34,8 +36,12 @@ ROOM_BYTES = 10 * 2**20
 #: How often a local Ray is started when it does not come up in time, as on a busy machine. Ray says "timed out during
 #: startup" of its node manager, "Timed out waiting for file ..." of its control service (GCS).
 _LOCAL_STARTS = 3
-#: Seconds that Ray waits for the GCS of a local Ray; its default of 30 is short where other programs are busy.
-_GCS_WAIT = ("RAY_gcs_server_port_wait_time_s", "120")
+#: Seconds that Ray waits for the GCS of a local Ray; its default of 30 is short where other programs are busy. Who
+#: joins a cluster makes so many attempts to reach its GCS, of 40 seconds each; after an answer, one is enough.
+_GCS_WAIT = "RAY_gcs_server_port_wait_time_s"
+_LOCAL_WAIT, _JOIN_WAIT = "120", "1"
+#: Characters of Ray's own words in an error.
+_MOST_WORDS = 300
 #: Ray's modules that say with each start which Ray they took and whether it wants a token; the line of ``_log_ray``
 #: and the messages of ``choose_ray`` say what a user can act on.
 _CHATTY = ("ray._private.authentication.authentication_token_setup", "ray._private.services")
@@ -121,13 +127,11 @@ def _connect(where: RayAddress | None) -> None:
     os.environ.setdefault(*_RECONNECT)  # not for a local Ray: its workers would wait as long
     try:
         # Only for a cluster that Ray finds by itself does it send this user's token without being told to.
-        with _without_variable("RAY_ADDRESS"):
+        with _without_variable("RAY_ADDRESS"), _with_default(_GCS_WAIT, _JOIN_WAIT):
             context = _init_ray(None if where.found else where.address)
     except Exception as error:  # of many types; Ray also raises plain Exception
-        raise SettingsError(
-            f"The Ray cluster at {where.address} ({where.origin}) cannot be joined ({_in_one_line(error)}). Where it "
-            "asks for a token, set RAY_AUTH_MODE=token and copy the token to this machine (`ray get-auth-token`)."
-        ) from error
+        logger.debug("Ray cannot join %s.", where.address, exc_info=error)
+        raise SettingsError(_why_not_joined(where, error)) from error
     _log_ray(f"joined {where.address} ({where.origin})", context)
 
 
@@ -141,6 +145,21 @@ def _log_ray(what: str, context: Any) -> None:
     )
 
 
+def _why_not_joined(where: RayAddress, error: Exception) -> str:
+    """Return in a sentence or two why a cluster that had answered cannot be joined, and what to do."""
+    named = f"The Ray cluster at {where.address} ({where.origin})"
+    if ray_host_and_port(where.address) is not None and ask(where.address) is None:
+        return (
+            f"{named} has answered, and does so no more: it has ended, or is about to. Wait until one is up and run "
+            "the same command again, or take --ray-address local."
+        )
+    said = textwrap.shorten(str(error), _MOST_WORDS, placeholder=" ...")
+    todo = "Mend that, or take --ray-address local."
+    if "token" in str(error).lower() or isinstance(error, AuthenticationError):
+        todo = "Set RAY_AUTH_MODE=token and copy the token to this machine (`ray get-auth-token`)."
+    return f"{named} cannot be joined ({said}). {todo}"
+
+
 def _start_local() -> Any:
     folder = str(ray_folder())
     full = (
@@ -149,11 +168,11 @@ def _start_local() -> Any:
     )
     if not has_room(folder, ROOM_BYTES):
         raise SettingsError(full)  # Ray itself takes minutes to fail
-    os.environ.setdefault(*_GCS_WAIT)
     starts = 1
     while True:
         try:
-            return _init_ray(LOCAL_RAY)
+            with _with_default(_GCS_WAIT, _LOCAL_WAIT):
+                return _init_ray(LOCAL_RAY)
         except Exception as error:
             if is_out_of_space(error, folder):
                 raise SettingsError(full) from error
@@ -201,6 +220,19 @@ def _without_variable(name: str) -> Iterator[None]:
     finally:
         if value is not None:
             os.environ[name] = value
+
+
+@contextmanager
+def _with_default(name: str, value: str) -> Iterator[None]:
+    """Set a variable of the environment that is not set."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
 
 
 @contextmanager

@@ -33,3 +33,8 @@ def names_lost_node(error: RayError) -> bool:
     An actor that was still starting had no place of which one could know it.
     """
     return "its node has died" in str(error)
+
+
+def is_lost_with_node(error: RayError) -> bool:
+    """Tell whether Ray says that an actor died because its node was lost, or had been given notice."""
+    return names_lost_node(error) or bool(getattr(error, "preempted", False))

@@ -96,6 +96,18 @@ class ShardStream:
         """How many reconstruction actors there is room for now; at least 1."""
         return max(1, len(self._reconstruction.placed))
 
+    @property
+    def busy(self) -> dict[str, int]:
+        """How many actors have a turn, by stage. Another thread may ask, as it may for ``begun``."""
+        return {"traverse": self._traversal.busy, "reconstruct": self._reconstruction.busy}
+
+    @property
+    def begun(self) -> set[int]:
+        """The shards that are between the begin of their traversal and the end of their reconstruction."""
+        workers = [worker for pool in self._pools for worker in list(pool.workers)]
+        first = {turn.shard for worker in workers for turn in list(worker.turns)[:1]}
+        return first | set(self._traversed)
+
     def __enter__(self) -> ShardStream:
         return self
 

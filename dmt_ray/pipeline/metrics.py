@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +29,7 @@ OK_ROWS = "dmt_ok_rows", "Rows with a result, of committed shards."
 ERROR_ROWS = "dmt_error_rows", "Error rows by error_type, of committed shards."
 STAGE_SECONDS = "dmt_stage_seconds", "Seconds that the rows of committed shards took, by stage."
 SHARDS = "dmt_shards", "Shards of this run by state: queued, in_flight, done."
-ACTORS_BUSY = "dmt_actors_busy", "1 while an actor works on a shard, by stage, else 0."
+ACTORS_BUSY = "dmt_actors_busy", "Actors that have a shard or an image to do, by stage."
 
 #: What Ray's agent on each node needs to serve metrics; ``ray[default]`` brings it.
 _NEEDED = ("prometheus_client", "opentelemetry", "aiohttp_cors")
@@ -56,6 +55,10 @@ class Metrics:
         """Have the last figures served now: a process that is killed loses those of the last interval."""
         with contextlib.suppress(RayError):  # the actor is gone, as it should be; or the cluster is
             ray.get(self.counts.end.remote(), timeout=_LAST_S)
+
+    def note(self, busy: Mapping[str, int], begun: Collection[int]) -> None:
+        """Tell how many actors of each stage are busy, and which shards have begun; others may have been told of."""
+        self.counts.note.remote(dict(busy), frozenset(begun))
 
 
 def start_metrics(config: JobConfig, fingerprint: str, shards: int) -> Metrics | None:
@@ -106,7 +109,7 @@ def metrics_urls(nodes: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> 
 
 
 class RunMetrics:
-    """Counts what is known of a run as a whole: rows, seconds and shards.
+    """Counts what the driver knows of a run: rows, seconds, shards and busy actors.
 
     Parameters:
         tags: of all metrics of this run.
@@ -118,6 +121,7 @@ class RunMetrics:
         self._errors = _make(Counter, ERROR_ROWS, tags, "error_type")
         self._seconds = _make(Counter, STAGE_SECONDS, tags, "stage")
         self._shards = _make(Gauge, SHARDS, tags, "state")
+        self._busy = _make(Gauge, ACTORS_BUSY, tags, "stage")
         self._total = shards
         self._begun: set[int] = set()
         self._done: set[int] = set()
@@ -133,9 +137,11 @@ class RunMetrics:
         """Return what Ray's agent lacks in this Python to serve metrics."""
         return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 
-    def begin(self, shard: int) -> None:
-        """Note that a shard has begun, whether for the first time or not."""
-        self._begun.add(shard)
+    def note(self, busy: Mapping[str, int], begun: Collection[int]) -> None:
+        """Note how many actors of each stage are busy, and which shards have begun, in addition to earlier ones."""
+        for stage, actors in busy.items():
+            self._busy.set(actors, {"stage": stage})
+        self._begun |= set(begun)
         self._set_shards()
 
     def add(self, summary: ShardSummary) -> None:
@@ -159,31 +165,6 @@ class RunMetrics:
         begun, done = len(self._begun | self._done), len(self._done)
         for state, shards in (("queued", self._total - begun), ("in_flight", begun - done), ("done", done)):
             self._shards.set(shards, {"state": state})
-
-
-class ActorMetrics:
-    """Tells when one actor works on a shard; without metrics, nothing.
-
-    Parameters:
-        metrics: of the run, or None.
-    """
-
-    def __init__(self, metrics: Metrics | None) -> None:
-        self._metrics = metrics
-        self._busy = None if metrics is None else _make(Gauge, ACTORS_BUSY, metrics.tags, "stage")
-
-    @contextmanager
-    def working(self, stage: str, shard: int) -> Iterator[None]:
-        """Tell that this actor is busy with a stage of a shard for as long as the block takes."""
-        if self._metrics is None or self._busy is None:
-            yield
-            return
-        self._metrics.counts.begin.remote(shard)
-        self._busy.set(1, {"stage": stage})
-        try:
-            yield
-        finally:
-            self._busy.set(0, {"stage": stage})
 
 
 def _make(kind: Any, name: tuple[str, str], tags: Mapping[str, str], *more: str) -> Any:

@@ -62,3 +62,8 @@ class Finishing:
         for part in self._begun:
             part.result()
         self._begun = []
+
+
+def batched(parts: Sequence[Part], size: int) -> list[Sequence[Part]]:
+    """Return the parts in batches of a size; the last one may be smaller."""
+    return [parts[start : start + size] for start in range(0, len(parts), size)]

@@ -118,6 +118,11 @@ class Pool:
         return sum(len(worker.turns) for worker in self.workers)
 
     @property
+    def busy(self) -> int:
+        """Actors that have a turn. Another thread may ask: it counts a copy of the list."""
+        return sum(bool(worker.turns) for worker in list(self.workers))
+
+    @property
     def first(self) -> int:
         """Actors to begin with."""
         return self.plan.actors if self.plan.least is None else self.plan.least

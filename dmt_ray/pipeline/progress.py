@@ -37,13 +37,13 @@ class Progress:
         total: rows planned.
         done: rows that an earlier run has finished.
         shown: False counts silently.
-        actors: the run's actors by stage, of which ``note_busy`` tells.
+        actors: the run's actors by stage, of which ``note_busy`` tells; may be set anew.
     """
 
     def __init__(self, total: int, done: int, *, shown: bool, actors: Mapping[str, ActorGroup] | None = None) -> None:
         self.total, self.count, self.start = total, done, done
         self.errors = 0
-        self._actors = actors or {}
+        self.actors = actors or {}
         self._busy: Mapping[str, int] | None = None
         self._lines = shown and not sys.stderr.isatty()
         self._bar = tqdm(
@@ -95,7 +95,7 @@ class Progress:
         left = tqdm.format_interval((self.total - self.count) / rate) if rate > 0 else "unknown time"
         facts = [f"{self.errors} failed", f"{rate:.3g} rows/s", f"{left} left"]
         if self._busy is not None:
-            groups = [(group, min(group.count, self._busy.get(stage, 0))) for stage, group in self._actors.items()]
+            groups = [(group, min(group.count, self._busy.get(stage, 0))) for stage, group in self.actors.items()]
             working = sum(busy for _, busy in groups)
             facts.append(f"{working}/{sum(group.count for group, _ in groups)} actors busy")
             gpus = sum(group.count * group.num_gpus for group, _ in groups)

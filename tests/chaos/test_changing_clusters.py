@@ -51,7 +51,7 @@ def play(photos, tmp_path):
         rows = pd.read_parquet(str(out / "shards")).set_index("id")
         assert list(rows.index) == [f"photo-{index:03d}" for index in range(shards)]
         assert set(rows.status) == {"ok"}
-        assert rows.image_sha256.nunique() == PHOTOS
+        assert rows.image_sha256.nunique() == min(PHOTOS, shards)
         return seen, rows, done.stderr
 
     return run
@@ -84,3 +84,25 @@ def test_a_node_that_is_given_notice_ends_what_it_does_and_gets_nothing_more(pla
     assert "is about to go" in said
     assert set(rows.attempts) == {1}
     assert seen["left"] - seen["noticed"] <= 10
+
+
+def test_nodes_that_get_sigterm_cost_at_most_what_their_actors_were_doing(play):
+    """Ray drains a node whose ``ray start --block`` gets the signal; a raylet that gets it itself ends at once."""
+    shards = 80
+    seen, rows, said = play("terminate", shards, 1.0)
+    assert seen["shards_when_drained"] < seen["shards_when_ended"] < shards
+    assert "is about to go" in said
+    again = rows[rows.attempts > 1]
+    assert len(again) <= len(seen["ended"])
+    assert rows.attempts.max() <= 2
+    done_by = {int(worker.split(":")[1]) for worker in rows.worker}
+    assert done_by >= set(seen["drained"])
+    assert len(done_by) >= 3
+    assert "run one by one" not in said
+
+
+def test_an_image_alone_is_not_to_blame_for_the_loss_of_its_nodes(play):
+    _, rows, said = play("isolate", 1, 5.0)
+    assert "its 1 images run one by one" in said
+    assert said.count("The process that ran image photo-000 alone died") == 2
+    assert rows.attempts.tolist() == [6]  # three as a shard, three alone

@@ -111,6 +111,8 @@ def seen(local_ray, photos, hooks, tmp_path_factory) -> SeenRun:
             seen = SeenRun("", held, {})
             if prometheus is not None:
                 prometheus.wait_for('sum(ray_dmt_actors_busy{stage="reconstruct"})', 1)
+                # Prometheus adds half an interval to what a rate is taken over: with so many looks, that is little.
+                prometheus.wait_for('sum(count_over_time(ray_dmt_shards{state="done"}[2m])) >= bool 8', 1)
                 seen.board_runs = prometheus.get("label/run/values", **{"match[]": offered(board), "start": since})
                 # As Grafana writes several chosen ones.
                 chosen = f"({seen.board_runs[0]}|000000000000)"
@@ -147,6 +149,7 @@ def test_a_run_is_seen_on_the_metrics_port(seen):
     errors = seen.ended["ray_dmt_error_rows_total"]
     assert errors == dict.fromkeys(ERROR_TYPES, 0) | {"empty": 1, "truncated": 1}
     assert seen.ended["ray_dmt_shards"] == {"queued": 0, "in_flight": 0, "done": 3}
+    assert seen.ended["ray_dmt_actors_busy"] == {"traverse": 0, "reconstruct": 0}
     seconds = seen.ended["ray_dmt_stage_seconds_total"]
     assert seconds.keys() == {"read", "traverse", "reconstruct"}
     assert all(0 < value < 100 for value in seconds.values())

@@ -17,7 +17,7 @@ from dmt_ray.output.schema import rows_table
 from dmt_ray.output.verify import verify_output
 from dmt_ray.pipeline.actors import Shared, finish_shard
 from dmt_ray.pipeline.prepare import load_plan, prepare_run, write_run
-from dmt_ray.pipeline.run import _intentions
+from dmt_ray.pipeline.run_sentences import intentions
 
 
 def rows_of(item, steps=1, *, failed=False, mark=b"image"):
@@ -93,11 +93,11 @@ def test_extend_wants_the_columns_that_the_output_carries(configure, photos, tmp
     pq.write_table(pa.table({"id": ["a", "b", "c"], "uri": uris[:3], "year": [1, 2, 3]}), table)
     run = prepare_run(configure(input=str(table), extend=True))
     assert [item.id for item in list(run.shards)[-1].items] == ["c"]
-    assert "The plan has grown by 1 new image." in _intentions(run)
+    assert "The plan has grown by 1 new image." in intentions(run)
     write_run(run)
     pq.write_table(pa.table({"id": ["a", "b", "c"], "uri": uris[:3], "year": [1, 2, 4]}), table)
     os.utime(table, (1, 1))
-    said = _intentions(prepare_run(configure(input=str(table), extend=True)))
+    said = intentions(prepare_run(configure(input=str(table), extend=True)))
     assert "No image is new; the plan takes the tables and archives as they are now." in said
 
 
@@ -108,7 +108,7 @@ def test_retry_does_just_the_images_that_failed(written, configure, folder, tmp_
     assert run.todo.numbers == [0, 2]
     assert run.retry == {0: 2, 2: 2}
     assert run.rows_todo == 4
-    said = _intentions(run)
+    said = intentions(run)
     assert said[0].startswith("6 images in 3 shards, 0 of them in 0 shards to do;")
     assert "4 error rows in 2 other shards are done again." in said
     first = run.shards[0]

@@ -1,6 +1,7 @@
 """How many actors there should be, who takes over whose shard, who is stuck, and which deaths count, without Ray."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,9 +9,12 @@ from dmt_ray.pipeline import blame as blame_module
 from dmt_ray.pipeline.actors import ReconstructionActor, TraversalActor
 from dmt_ray.pipeline.attempts import Place
 from dmt_ray.pipeline.blame import Blame, Verdict
+from dmt_ray.pipeline.dispatch import ShardStream
+from dmt_ray.pipeline.isolation import IsolationStream
+from dmt_ray.pipeline.isolation_pool import IsolationWorker
 from dmt_ray.pipeline.no_progress import NoProgressError, ProgressWatch, stuck_workers
 from dmt_ray.pipeline.pools import STARVED_S, Pool, Turn, Worker, find_need, wanted_sizes
-from dmt_ray.pipeline.resources import ActorPlan
+from dmt_ray.pipeline.resources import ActorPlan, PoolPlan
 from dmt_ray.pipeline.stragglers import take_over
 
 
@@ -130,7 +134,19 @@ def test_deaths_that_a_node_has_taken_with_it_do_not_count(monkeypatch):
     assert blame.verdict("traversal", 7) is Verdict.AGAIN
     monkeypatch.setattr(blame_module, "VERDICT_S", 0.0)
     blame.died("traversal", 7, "c", surely=False)
-    assert blame.verdict("traversal", 7) is Verdict.LOST
+    assert blame.verdict("traversal", 7) is Verdict.WAIT  # the other two have just died, and their node may follow
+    monkeypatch.setattr(blame_module, "ENDING_S", 0.0)
+    for _ in range(3):
+        blame.died("traversal", 8, "a", surely=True)
+    assert blame.verdict("traversal", 8) is Verdict.LOST
+    blame.lost_nodes({"a"})
+    assert blame.verdict("traversal", 8) is Verdict.AGAIN
+    assert blame.verdict("traversal", 7) is Verdict.AGAIN
+    image = Blame(retries=1)
+    image.died("isolation", 0, "a", surely=True)
+    assert image.verdict("isolation", 0) is Verdict.AGAIN
+    image.died("isolation", 0, "b", surely=True)
+    assert image.verdict("isolation", 0) is Verdict.LOST
 
 
 def test_a_pool_is_in_need_where_the_cluster_is_too_small_for_both():
@@ -146,3 +162,32 @@ def test_a_pool_is_in_need_where_the_cluster_is_too_small_for_both():
     assert not find_need(traversal, reconstruction, {"CPU": 2.0}, has_work=True)
     assert not traversal.in_need
     assert not find_need(pool(), reconstruction, {"CPU": 1.0}, has_work=False)
+
+
+def test_a_stream_knows_its_busy_actors_and_the_shards_that_have_begun():
+    plan = ActorPlan(2, 1, 0, 1)
+    stream = ShardStream(
+        [1, 2, 3, 4, 5], SimpleNamespace(attempts_actor=None), PoolPlan(plan, plan), watch(10, idle=0)
+    )
+    assert (stream.busy, stream.begun) == ({"traverse": 0, "reconstruct": 0}, set())
+    stream._traversal.workers += pool(TraversalActor, placed=2).workers
+    stream._reconstruction.workers += pool(placed=2, waiting=1).workers
+    busy(stream._traversal, 0, 3, 4)  # the second one waits behind the first
+    busy(stream._reconstruction, 0, 1)
+    stream._traversed |= {1, 2}
+    assert (stream.busy, stream.begun) == ({"traverse": 1, "reconstruct": 1}, {1, 2, 3})
+    stream._traversal.workers.pop(0)  # as when it has died
+    assert (stream.busy, stream.begun) == ({"traverse": 0, "reconstruct": 1}, {1, 2})
+
+
+def test_isolation_knows_its_busy_processes():
+    stream = IsolationStream([], None, ActorPlan(2, 1, 0, 1), lambda: False, watch(10, idle=0))
+    assert (stream.busy, stream.begun) == ({"isolation": 0}, set())
+    processes = stream._pool
+    processes._idle = [IsolationWorker(None, Place("node", "ip", index), None, 0.0) for index in range(2)]
+    first, second = processes.take(), processes.take()
+    assert stream.busy == {"isolation": 2}
+    processes.give_back(first)
+    assert stream.busy == {"isolation": 1}
+    processes.give_back(second)
+    assert stream.busy == {"isolation": 0}

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from dmt_ray.pipeline import progress as module
-from dmt_ray.pipeline.attempts import Attempts
 from dmt_ray.pipeline.progress import ActorGroup, Progress
 
 CPUS = {"traverse": ActorGroup(1, 0), "reconstruct": ActorGroup(4, 0)}
@@ -41,7 +40,7 @@ def test_lines_tell_all_facts(clock, caplog):
         progress.add(5, 1)
         assert caplog.messages[1:] == ["41 of 100 rows, 2 failed, 1 rows/s, 00:59 left, 3/5 actors busy"]
         clock[0] += 61  # no rows come, and the run still says that it is there
-        progress.note_busy({"reconstruct": 7})  # more than there are: some died and are tried again
+        progress.note_busy({"reconstruct": 7})  # more than there may be: some are leaving, and others have come
         assert caplog.messages[2].endswith("4/5 actors busy")
         progress.add(59, 0)
         assert caplog.messages[3].startswith("100 of 100 rows, 2 failed, ")
@@ -53,6 +52,9 @@ def test_the_share_of_gpus(clock):
     assert progress.facts() == "0 failed, 0 rows/s, unknown time left"
     progress.note_busy({"reconstruct": 1})
     assert progress.facts() == "0 failed, 0 rows/s, unknown time left, 1/2 actors busy, GPUs 75%"
+    progress.actors = {"isolation": ActorGroup(3, 0.5)}
+    progress.note_busy({"isolation": 1})
+    assert progress.facts() == "0 failed, 0 rows/s, unknown time left, 1/3 actors busy, GPUs 33%"
 
 
 def test_one_bar_on_a_terminal_and_the_log_above_it(clock, monkeypatch):
@@ -82,16 +84,3 @@ def test_quiet_without_progress(clock, caplog, capsys):
         progress.note_busy({"reconstruct": 1})
     assert caplog.messages == []
     assert capsys.readouterr().err == ""
-
-
-def test_attempts_know_what_is_going_on():
-    attempts = Attempts()
-    for shard in (1, 2):
-        attempts.begin("traverse", shard)
-    attempts.end("traverse", 1)
-    attempts.begin("reconstruct", 1)
-    attempts.begin("reconstruct", 1)  # its process died
-    assert attempts.busy() == {"traverse": 1, "reconstruct": 1}
-    attempts.end("reconstruct", 1)
-    attempts.end("reconstruct", 1)
-    assert attempts.busy() == {"traverse": 1}

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from ray.exceptions import AuthenticationError
 
 from dmt_ray.config import ComputeConfig, ray_host_and_port
 from dmt_ray.errors import SettingsError
@@ -243,6 +244,56 @@ def test_a_run_beside_the_file_of_a_head_that_does_not_answer(photos, mute, monk
     native = re.findall(r"\w+\.cc:.*", done.stderr)  # Ray tells the level that its native code logs at, and no more
     assert len(native) == 1, native
     assert "Set ray log level" in native[0]
+
+
+@pytest.mark.slow
+def test_a_head_that_ends_between_its_answer_and_the_join_is_told_in_a_sentence(photos, monkeypatch, tmp_path):
+    """Ray itself would try for 14 minutes."""
+    folder = Path(tempfile.mkdtemp(prefix="dmt", dir="/tmp"))
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    monkeypatch.setenv("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")
+    words = ["colorize", "--input", photos / "inputs", "--reference", photos / "references"]
+    words += ["--output", tmp_path / "out", "--size", 64, "--weights", "random:0", "--no-lpips"]
+    script = Path(__file__).parents[1] / "ending_head.py"
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, words)], capture_output=True, text=True, timeout=400
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    assert done.returncode == 2, done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert re.fullmatch(
+        r"error: The Ray cluster at [\d.]+:\d+ \(the last one that was started here, by "
+        rf"{folder}/ray/ray_current_cluster\) has answered, and does so no more: "
+        r".* Wait .* or take --ray-address local\.",
+        said,
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_join_that_fails_says_why_and_what_to_do(head, monkeypatch, caplog):
+    """Real heads are joined and end elsewhere; a stand-in says what Ray says, which may be pages."""
+    pages = "Version mismatch: The cluster was started with Ray 2.55." + " It said:\n  line" * 500
+    error: Exception = RuntimeError(pages)
+
+    def fail(address):
+        assert os.environ[cluster._GCS_WAIT] == "1"
+        raise error
+
+    monkeypatch.setattr(cluster, "_init_ray", fail)
+    caplog.set_level(logging.DEBUG, "dmt_ray")
+    with pytest.raises(SettingsError) as alive:
+        cluster._connect(RayAddress(head, "--ray-address", found=False))
+    assert f"cluster at {head} (--ray-address) cannot be joined (Version mismatch: The cluster" in str(alive.value)
+    assert str(alive.value).endswith("--ray-address local.")
+    assert len(str(alive.value)) < 500
+    assert pages in caplog.text
+    error = AuthenticationError("no")
+    with pytest.raises(SettingsError, match="Set RAY_AUTH_MODE=token"):
+        cluster._connect(RayAddress(head, "--ray-address", found=False))
+    with pytest.raises(SettingsError, match=rf"at {DEAD} \(RAY_ADDRESS\) has answered, and does so no more") as dead:
+        cluster._connect(RayAddress(DEAD, "RAY_ADDRESS", found=False))
+    assert len(str(dead.value)) < 300
+    assert cluster._GCS_WAIT not in os.environ
 
 
 @pytest.mark.parametrize("late", [1, 2, 3])

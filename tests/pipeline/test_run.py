@@ -17,8 +17,10 @@ from dmt_ray import cli
 from dmt_ray.jobs.judging import JudgeReport
 from dmt_ray.output.report import VerifyReport
 from dmt_ray.output.schema import ROW_SCHEMA
+from dmt_ray.pipeline.outcome import RunOutcome
 from dmt_ray.pipeline.prepare import prepare_run
-from dmt_ray.pipeline.run import RunOutcome, _summary, run_job
+from dmt_ray.pipeline.run import run_job
+from dmt_ray.pipeline.run_sentences import closing_summary
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -154,5 +156,5 @@ def test_every_model_sits_on_the_gpu_that_ray_gave_its_actor(photos, tmp_path):
 def test_of_results_that_are_not_there_nothing_is_said_to_have_flipped(configure, rows):
     """A run that ends before its first good row knows nothing of its inputs."""
     outcome = RunOutcome(judge=JudgeReport("alexnet", "a" * 64, 0.9, 5))
-    said = "\n".join(_summary(prepare_run(configure()), VerifyReport(6, rows, min(rows, 3)), outcome, 3))
+    said = "\n".join(closing_summary(prepare_run(configure()), VerifyReport(6, rows, min(rows, 3)), outcome, 3))
     assert ("Flipped: none, as the judge calls every input the target class already" in said) == bool(rows)
