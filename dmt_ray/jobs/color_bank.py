@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 
@@ -24,7 +24,7 @@ from dmt_ray.method.colors.building import (
     learns_prior,
     scenes_of,
 )
-from dmt_ray.method.colors.describing import COLOR_LAYERS
+from dmt_ray.method.colors.describing import COLOR_LAYERS, EXTRAS, row_width
 from dmt_ray.method.colors.prior import PriorSample, PriorSettings
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import MATCH_SIZE
@@ -118,13 +118,17 @@ def build_color_bank(
     chunked = ChunkedRows(place, list(chunks.values()))
     if not len(chunked):
         raise SettingsError(f"None of the {len(items)} references can be used.")
-    scenes, sample = [], PriorSample(len(chunked), size, seed, PriorSettings())
-    prior = learns_prior(config.traversal.prior, len(chunked))
-    for rows in _batches(chunked):
-        scenes.append(scenes_of(rows))
+    count, prior = len(chunked), learns_prior(config.traversal.prior, len(chunked))
+    # Allocated once: small arrays that stay among large ones that go would take many times their room.
+    scenes = np.empty((count, row_width() - EXTRAS), np.float16)
+    sample = PriorSample(count if prior else 0, size, seed, PriorSettings())
+    for begin in range(0, count, CHUNK):
+        part = range(begin, min(begin + CHUNK, count))
+        rows = chunked.rows(part)
+        scenes[begin : part.stop] = scenes_of(rows)
         if prior:
             sample.add(rows)
-    arrays["scenes"] = np.concatenate(scenes)
+    arrays["scenes"] = scenes
     if prior:
         arrays |= learn_prior(network, sample, arrays["scenes"], chunked)
     learned = {"reference": LearnedSet(len(items), content_sha256)}
@@ -179,8 +183,3 @@ def _token(config: ColorizeConfig, weights_sha256: str, content_sha256: str) -> 
         "seed": config.inputs.seed,
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _batches(chunked: ChunkedRows) -> Iterator[Array]:
-    for begin in range(0, len(chunked), CHUNK):
-        yield chunked.rows(range(begin, min(begin + CHUNK, len(chunked))))

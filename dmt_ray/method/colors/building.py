@@ -11,7 +11,7 @@ import torch
 from dmt_ray.method import color
 from dmt_ray.method.colors.bank import ArrayStore, ColorBank, PatchStore
 from dmt_ray.method.colors.describing import EXTRAS, Described, PatchDescriber, grid_of, pack, row_width
-from dmt_ray.method.colors.mixing import LEAST_HELD_OUT, fit_vividness, mix
+from dmt_ray.method.colors.mixing import LEAST_HELD_OUT, UNTOLD, fit_mixing
 from dmt_ray.method.colors.prior import ColorPrior, PriorSample, PriorSettings, fit_prior
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import BATCH, MATCH_SIZE, resize_batch
@@ -20,8 +20,8 @@ from dmt_ray.method.traversal.patches import describe_scene
 
 #: References that decide how patches are described.
 DESCRIBING_SAMPLE = 256
-#: Few hundred references are often photos of one kind, where the nearest patches are better (docs/quality.md).
-PRIOR_FROM = 300
+#: Fewer references cannot tell how to mix a prior with the nearest patches.
+PRIOR_FROM = 24
 #: References that are held out: one in so many, and at most so many.
 _HELD_OUT_ONE_IN, _MOST_HELD_OUT = 3, 64
 
@@ -66,7 +66,7 @@ def _planes(rgb: np.ndarray, size: int, device: torch.device) -> torch.Tensor:
 def learn_prior(
     network: FeatureNetwork, sample: PriorSample, scenes: np.ndarray, store: PatchStore
 ) -> dict[str, np.ndarray]:
-    """Learn the prior where the network is, and in its precision, and how vivid to make its colours.
+    """Learn the prior where the network is, and in its precision, and how to mix its colours with the neighbours'.
 
     Some references are held out for that: another prior is learned without them, and finds their colours.
 
@@ -77,25 +77,24 @@ def learn_prior(
         store: gives their patches.
 
     Returns:
-        What ``fit_prior`` returns, and ``vividness`` () float32; see ``fit_vividness``.
+        What ``fit_prior`` returns, and ``mixing`` (2,) float32, the share and the vividness; see ``fit_mixing``.
     """
     half = next(network.buffers()).dtype == torch.bfloat16
     device, size = network.device, sample.size
     arrays = fit_prior(sample, device, half=half)
-    vividness = 1.0
+    mixing = UNTOLD
     if held := held_out(len(sample), sample.seed):
         rest = fit_prior(sample.without(set(held), members=1), device, half=half)
         rows = torch.from_numpy(np.asarray(store.rows(held))).to(device).float()
         pictures = Described(rows[..., :-EXTRAS], rows[..., -2:])
         near = ColorBank(scenes, store, device).search(pictures, TraversalConfig(), held)
-        mixed = mix(ColorPrior(rest, size, device)(pictures).mean(0), near.chroma)
-        vividness = fit_vividness(mixed, rows[..., -EXTRAS:-2])
-    arrays["vividness"] = np.array(vividness, np.float32)
+        mixing = fit_mixing(ColorPrior(rest, size, device)(pictures).mean(0), near.chroma, rows[..., -EXTRAS:-2])
+    arrays["mixing"] = np.array([mixing.share, mixing.vividness], np.float32)
     return arrays
 
 
 def held_out(references: int, seed: int) -> list[int]:
-    """Return which references tell how vivid colours are to be; none of too few."""
+    """Return which references tell how colours are to be mixed; none of too few."""
     count = min(_MOST_HELD_OUT, references // _HELD_OUT_ONE_IN)
     return sorted(random.Random(seed).sample(range(references), count)) if count >= LEAST_HELD_OUT else []
 

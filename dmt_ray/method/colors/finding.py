@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dmt_ray.method.colors.bank import ArrayStore, ColorBank, PatchStore
 from dmt_ray.method.colors.describing import PatchDescriber, grid_of
-from dmt_ray.method.colors.mixing import mix, vivid
+from dmt_ray.method.colors.mixing import Mixing, vivid
 from dmt_ray.method.colors.prior import ColorPrior
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import MATCH_SIZE, resize_batch
@@ -61,7 +61,7 @@ class ColorFinder:
         self._prior: ColorPrior | None = None
         if settings.prior != "off" and ColorPrior.has(arrays):
             self._prior = ColorPrior(arrays, MATCH_SIZE, network.device)
-            self._vividness = float(arrays["vividness"])
+            self._mixing = Mixing(*map(float, arrays["mixing"]))
 
     @torch.no_grad()
     def __call__(self, luma: Tensor) -> FoundColors:
@@ -75,10 +75,10 @@ class ColorFinder:
             mirrored = self._prior(self._describer(planes.flip(2))).mean(0)
             known = (self._prior(pictures).mean(0) + mirror(mirrored, self._describer.grid)) / 2
             lengths = chroma.norm(dim=2) / agreement.clamp_min(1e-3)
-            apart = mix(known.norm(dim=2), lengths)
-            mixed = mix(known, chroma)
+            apart = self._mixing.mix(known.norm(dim=2), lengths)
+            mixed = self._mixing.mix(known, chroma)
             agreement = mixed.norm(dim=2) / apart.clamp_min(0.5)
-            chroma = vivid(mixed, self._vividness)
+            chroma = vivid(mixed, self._mixing.vividness)
         length = chroma.norm(dim=2)
         confidence = (agreement * length).sum(1) / length.sum(1).clamp_min(1e-6)
         change = self._describer.change(planes, upsample(chroma, planes[:, None]))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from dmt_ray.method import color
 
-#: The prior's share of the mix; the rest is the nearest patches'.
-PRIOR_SHARE = 0.65
 #: Held-out references become at least so many times as colourful, patch by patch, as they are.
 VIVID_AIM = 0.55
 #: And more, as long as that costs them no more than this, in dB.
@@ -18,15 +18,32 @@ MOST_VIVID = 1.6
 #: Fewer held-out references than this tell nothing.
 LEAST_HELD_OUT = 8
 
-#: Factors that are tried.
+#: Shares of the prior, and factors, that are tried.
+_SHARES = [step / 20 for step in range(21)]
 _FACTORS = [1 + step / 100 for step in range(round(100 * (MOST_VIVID - 1)) + 1)]
 #: Variance of chroma within a patch, in 8-bit units squared, which no colour of the whole patch can meet.
 _WITHIN_PATCH = 25.0
 
 
-def mix(prior: Tensor, nearest: Tensor) -> Tensor:
-    """Return the mix of chroma (B, patches, 2) by the prior and of the nearest patches."""
-    return PRIOR_SHARE * prior + (1 - PRIOR_SHARE) * nearest
+@dataclass(frozen=True)
+class Mixing:
+    """How the prior's colours and those of the nearest patches become one.
+
+    Attributes:
+        share: the prior's share of the mix, in 0..1; the rest is the nearest patches'.
+        vividness: see ``vivid``.
+    """
+
+    share: float
+    vividness: float
+
+    def mix(self, prior: Tensor, nearest: Tensor) -> Tensor:
+        """Return the mix of what the prior says and what the nearest patches say."""
+        return self.share * prior + (1 - self.share) * nearest
+
+
+#: Without references that tell: about what photos of everything and portraits ask for.
+UNTOLD = Mixing(0.65, 1.0)
 
 
 def vivid(chroma: Tensor, vividness: float) -> Tensor:
@@ -40,30 +57,39 @@ def vivid(chroma: Tensor, vividness: float) -> Tensor:
     return stretched.clamp(-color.CHROMA_BOUND, color.CHROMA_BOUND)
 
 
-def fit_vividness(mixed: Tensor, truth: Tensor) -> float:
-    """Return how vivid colours are to be: ``VIVID_AIM`` at least, and what costs no more than ``VIVID_COST``.
+def fit_mixing(prior: Tensor, nearest: Tensor, truth: Tensor) -> Mixing:
+    """Return the share that held-out references are nearest to the truth with, and how vivid colours are to be.
 
-    Where references tell much of each other, as portraits do, a mix has most of their colour already; of photos of
-    everything it is pale, and more colour costs PSNR from the start.
+    The nearest patches are better where references are much alike, the prior where they are not. ``VIVID_AIM`` is
+    reached at least, and more is taken that costs no more than ``VIVID_COST``: where references tell much of each
+    other, as portraits do, a mix has most of their colour already; of photos of everything it is pale, and more
+    colour costs PSNR from the start.
 
     Parameters:
-        mixed: (B, patches, 2) chroma found for references that the prior was not learned from.
+        prior: (B, patches, 2) chroma by a prior that was not learned from these references.
+        nearest: (B, patches, 2) by the patches of all others.
         truth: (B, patches, 2) their own.
 
     Returns:
-        A factor in 1..``MOST_VIVID``; 1 where there are fewer than ``LEAST_HELD_OUT``.
+        A share in 0..1 and a vividness in 1..``MOST_VIVID``; ``UNTOLD`` of fewer than ``LEAST_HELD_OUT``.
     """
     if len(truth) < LEAST_HELD_OUT:
-        return 1.0
-    tried = [vivid(mixed, factor) for factor in _FACTORS]
-    errors = torch.stack([(chroma - truth).square().sum(2).mean(1) + _WITHIN_PATCH for chroma in tried])
-    losses = (10 * torch.log10(errors)).mean(1)
-    cheap = [factor for factor, loss in zip(_FACTORS, losses - losses.min(), strict=True) if loss <= VIVID_COST]
-    aim = VIVID_AIM * _colorfulness(truth).mean()
-    colourful = [
-        factor for factor, chroma in zip(_FACTORS, tried, strict=True) if _colorfulness(chroma).mean() >= aim
-    ]
-    return max(cheap[-1], min(colourful, default=MOST_VIVID))
+        return UNTOLD
+    losses = [_loss(Mixing(share, 1.0).mix(prior, nearest), truth) for share in _SHARES]
+    share = _SHARES[losses.index(min(losses))]
+    tried = [vivid(Mixing(share, 1.0).mix(prior, nearest), factor) for factor in _FACTORS]
+    losses = [_loss(chroma, truth) for chroma in tried]
+    cheap = [factor for factor, loss in zip(_FACTORS, losses, strict=True) if loss <= min(losses) + VIVID_COST]
+    aim = VIVID_AIM * float(_colorfulness(truth).mean())
+    reached = [float(_colorfulness(chroma).mean()) for chroma in tried]
+    colourful = [factor for factor, value in zip(_FACTORS, reached, strict=True) if value >= aim]
+    return Mixing(share, max(cheap[-1], min(colourful, default=MOST_VIVID)))
+
+
+def _loss(found: Tensor, truth: Tensor) -> float:
+    """Return how far chroma (B, patches, 2) is from the truth, in dB, as PSNR counts it: the mean over pictures."""
+    errors = (found - truth).square().sum(2).mean(1) + _WITHIN_PATCH
+    return float((10 * torch.log10(errors)).mean())
 
 
 def _colorfulness(chroma: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ the nearest patches only repeat. A photo's scene, a patch's place and its luma c
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmt_ray.method.colors.describing import Described, grid_of
+from dmt_ray.method.colors.describing import EXTRAS, Described, grid_of, row_width
 from dmt_ray.method.traversal.patches import positions
 
 #: Dimensions of a picture's mean descriptor that stand for its scene.
@@ -129,10 +130,10 @@ def _forward(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
 
 
 class PriorSample:
-    """Patches to learn the prior from, taken reference by reference: what is kept does not grow with their number.
+    """Patches to learn the prior from, taken reference by reference: what is kept hardly grows with their number.
 
     Parameters:
-        references: how many there are, about; each gives so many patches that all together give ``most_patches``.
+        references: how many there are at most; each gives so many patches that all together give ``most_patches``.
         size: side in pixels at which they are described.
         seed: of the patches that are drawn.
         settings: how the prior is trained.
@@ -141,30 +142,42 @@ class PriorSample:
     def __init__(self, references: int, size: int, seed: int, settings: PriorSettings) -> None:
         self.size, self.settings, self.seed = size, settings, seed
         rows, columns = grid_of(size)
-        self._take = min(rows * columns, max(1, settings.most_patches // max(1, references)))
         self._count = rows * columns
+        take, width = min(self._count, max(1, settings.most_patches // max(1, references))), row_width()
         self._generator = torch.Generator().manual_seed(seed)
-        self._parts: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
+        # Allocated once: thousands of small arrays among large ones would take many times their room.
+        self._patches = torch.empty(references, take, width, dtype=torch.float16)
+        self._places = torch.empty(references, take, dtype=torch.int32)
+        self._wholes = torch.empty(references, width - 2)
+        self._energies = torch.empty(references)
+        self._taken = 0
 
     def add(self, rows: np.ndarray) -> None:
         """Take references (n, patches, P + EXTRAS) as ``pack`` returned them."""
         found = torch.tensor(np.asarray(rows))
-        for reference in found:
-            drawn = torch.randperm(self._count, generator=self._generator)[: self._take].sort().values
-            mean = reference[:, -2].float()
-            variance = mean.var(unbiased=False) + reference[:, -1].float().square().mean()
-            whole = torch.cat([reference[:, :-4].float().mean(0), mean.mean()[None], variance.sqrt()[None]])
-            energy = reference[:, -4:-2].float().square().sum(1).mean()
-            self._parts.append((reference[drawn], drawn.to(torch.int32), whole, drawn.new_tensor(len(drawn)), energy))
+        part = slice(self._taken, self._taken + len(found))
+        for reference, place in zip(found, range(part.start, part.stop), strict=True):
+            drawn = torch.randperm(self._count, generator=self._generator)[: self._places.shape[1]].sort().values
+            self._places[place], self._patches[place] = drawn, reference[drawn]
+        mean, deviation = found[..., -2].float(), found[..., -1].float()
+        variance = mean.var(1, unbiased=False) + deviation.square().mean(1)
+        whole = [found[..., :-EXTRAS].float().mean(1), mean.mean(1, keepdim=True), variance.sqrt()[:, None]]
+        self._wholes[part] = torch.cat(whole, 1)
+        self._energies[part] = found[..., -EXTRAS:-2].float().square().sum(2).mean(1)
+        self._taken = part.stop
 
     def __len__(self) -> int:
         """References that were taken."""
-        return len(self._parts)
+        return self._taken
 
     def without(self, references: Collection[int], *, members: int) -> PriorSample:
         """Return a sample without some references, by the order in which they were taken, for so many members."""
-        rest = PriorSample(1, self.size, self.seed, replace(self.settings, members=members))
-        rest._parts = [part for number, part in enumerate(self._parts) if number not in references]
+        kept = torch.tensor([number for number in range(self._taken) if number not in references])
+        rest = copy.copy(self)
+        rest.settings = replace(self.settings, members=members)
+        for name in ("_patches", "_places", "_wholes", "_energies"):
+            setattr(rest, name, getattr(self, name)[kept])
+        rest._taken = len(kept)
         return rest
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -174,9 +187,10 @@ class PriorSample:
             Patches (n, P + EXTRAS) float16, their places (n,), wholes (references, P + 2), owners (n,), and the
             references' mean squared chroma (references,).
         """
-        rows, drawn, whole, counts, energies = zip(*self._parts, strict=True)
-        owners = torch.arange(len(rows)).repeat_interleave(torch.stack(counts))
-        return torch.cat(rows), torch.cat(drawn).long(), torch.stack(whole), owners, torch.stack(energies)
+        count, take = self._taken, self._places.shape[1]
+        owners = torch.arange(count).repeat_interleave(take)
+        patches, places = self._patches[:count].flatten(0, 1), self._places[:count].flatten().long()
+        return patches, places, self._wholes[:count], owners, self._energies[:count]
 
 
 def fit_prior(sample: PriorSample, device: torch.device, *, half: bool = False) -> dict[str, np.ndarray]:
@@ -198,7 +212,7 @@ def fit_prior(sample: PriorSample, device: torch.device, *, half: bool = False) 
     patches, places, wholes, owners, energies = (each.to(device) for each in sample.tensors())
     weight = 1 / (energies + settings.balance) if settings.balance > 0 else torch.ones_like(energies)
     weight = weight / weight[owners].mean()
-    width = patches.shape[1] - 4
+    width = patches.shape[1] - EXTRAS
     centre = wholes[:, :width].mean(0)
     scale = (patches[:, :32].float() - centre[:32]).std(0, unbiased=False).mean().clamp_min(1e-6)
     inputs = _Inputs(centre, scale, sample.size)

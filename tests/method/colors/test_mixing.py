@@ -9,11 +9,12 @@ from dmt_ray.method.colors.building import held_out
 from dmt_ray.method.colors.mixing import (
     LEAST_HELD_OUT,
     MOST_VIVID,
+    UNTOLD,
     VIVID_AIM,
     VIVID_COST,
+    Mixing,
     _colorfulness,
-    fit_vividness,
-    mix,
+    fit_mixing,
     vivid,
 )
 from dmt_ray.method.metrics.pixels import colorfulness
@@ -21,6 +22,11 @@ from dmt_ray.method.metrics.pixels import colorfulness
 
 def chroma(pictures: int, seed: int, length: float = 20.0) -> torch.Tensor:
     return torch.randn(pictures, 64, 2, generator=torch.Generator().manual_seed(seed)) * length
+
+
+def fit_vividness(mixed: torch.Tensor, truth: torch.Tensor) -> float:
+    """Where the prior and the nearest patches say the same."""
+    return fit_mixing(mixed, mixed, truth).vividness
 
 
 def loss(found: torch.Tensor, truth: torch.Tensor) -> float:
@@ -58,9 +64,17 @@ def test_colour_that_costs_little_is_taken():
     assert loss(vivid(pale, factor + 0.02), truth) > best + VIVID_COST
 
 
+def test_who_is_nearer_to_the_truth_has_the_larger_share():
+    truth, one, other = chroma(20, 0), chroma(20, 1, 5), chroma(20, 2, 15)
+    assert fit_mixing(truth + one, truth + other, truth).share > 0.75
+    assert fit_mixing(truth + other, truth + one, truth).share < 0.25
+    assert fit_mixing(chroma(20, 3), truth, truth).share == 0
+    assert 0.4 <= fit_mixing(truth + other, truth + chroma(20, 4, 15), truth).share <= 0.6
+
+
 def test_too_few_references_tell_nothing():
     truth = chroma(LEAST_HELD_OUT - 1, 4)
-    assert fit_vividness(truth * 0.3, truth) == 1.0
+    assert fit_mixing(truth * 0.3, truth, truth) == UNTOLD
     assert held_out(3 * LEAST_HELD_OUT - 1, 0) == []
     assert len(held_out(3 * LEAST_HELD_OUT, 0)) == LEAST_HELD_OUT
     many = held_out(10_000, 0)
@@ -71,7 +85,7 @@ def test_too_few_references_tell_nothing():
 
 def test_a_mix_lies_between_both_and_vivid_colours_keep_their_bounds():
     one, other = chroma(2, 5), chroma(2, 6)
-    mixed = mix(one, other)
+    mixed = Mixing(0.3, 1.0).mix(one, other)
     assert bool(((mixed - one) * (mixed - other) <= 0).all())
     torch.testing.assert_close(vivid(mixed, 1.0), mixed)
     assert float(vivid(mixed * 100, 1.5).abs().max()) <= color.CHROMA_BOUND
