@@ -12,6 +12,7 @@ from dmt_ray import cli
 from dmt_ray.command_line.commands import job_configs
 from dmt_ray.command_line.presets import PRESET_NAMES, preset_values
 from dmt_ray.errors import SettingsError
+from dmt_ray.jobs.networks import precision_of
 from dmt_ray.jobs.registry import JOBS
 from dmt_ray.options import option_types
 from dmt_ray.pipeline.prepare import prepare_run, run_record
@@ -30,8 +31,22 @@ def test_the_papers_settings_in_one_word(caplog):
     assert (move.mean_kernel, move.shrink) == (0.5, 0.0)
     assert (pixels.tv_on, pixels.tv_weight, pixels.iterations) == ("image", 10.0, 60)
     assert (pixels.pixel_share, pixels.hold_chroma) == (0.0, 0.0)
-    assert (config.model.normalise, config.model.precision) == (True, "fp32")
+    assert config.model.normalise
+    assert precision_of(config) == "fp32"
     assert "The preset paper sets traversal global, standardise unit, normalise True" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "auto"),
+        (["--standardise", "unit"], "fp32"),
+        (["--standardise", "unit", "--precision", "bf16"], "bf16"),
+        (["--standardise", "none", "--precision", "fp32"], "fp32"),
+    ],
+)
+def test_units_standardised_one_by_one_need_full_precision(words, expected):
+    assert precision_of(cli.parse_options("transform", [*words, *TRANSFORM])) == expected
 
 
 @pytest.mark.parametrize("words", [["--iterations", "7", "--preset=paper"], ["--preset", "paper", "--iterations=7"]])

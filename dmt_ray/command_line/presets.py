@@ -14,7 +14,7 @@ PRESET_NAMES: tuple[str, ...] = get_args(PresetName)
 _EVERYWHERE: Mapping[str, Mapping[str, Any]] = {
     # Gardner et al. 2015: whole images, every unit standardised, a network of rescaled filters. In bf16 the units
     # that hardly vary drown the loss in rounding, and the inversion of many photos ends after a few steps.
-    "paper": {"traversal": "global", "standardise": "unit", "normalise": True, "precision": "fp32"},
+    "paper": {"traversal": "global", "standardise": "unit", "normalise": True},
     "fast": {"size": 128, "lpips": False},
     "best": {"size": 448, "precision": "fp32"},
 }

@@ -68,7 +68,7 @@ class FitConfig:
     standardise: Standardise = "channel"
     """One mean and deviation per channel, or per unit (with a floor) as in the paper, or none."""
     prior: PriorUse = TraversalConfig.prior
-    """--reference: learn a colour prior: auto with 300 references or more, on, or off."""
+    """--reference: learn a colour prior: auto from 24 references on, on, or off."""
     judge: str = JudgeConfig.judge
     """alexnet, a probe on AlexNet's features that is saved with the manifold, or none."""
     seed: int = 0

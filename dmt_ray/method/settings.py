@@ -47,9 +47,8 @@ class ModelConfig:
     size: int = 224
     """Working size in pixels: images are traversed and inverted at size x size."""
     precision: Precision = "auto"
-    """auto takes bf16 autocast where the hardware gains from it. Take fp32 with --standardise unit: in bf16, rounding
-    ends the inversion of many photos at once."""
-
+    """auto takes bf16 autocast where the hardware gains from it, but not with --standardise unit: there, rounding ends
+    the inversion of many photos at once."""
     normalise: bool = False
     """Rescale the filters to a mean activation of 1 over the exemplars, as the papers' normalised VGG."""
 
@@ -94,8 +93,8 @@ class TraversalConfig:
     scenes: int = 100
     """local: look for patches in so many references, those of the likest scenes."""
     prior: PriorUse = "auto"
-    """local: learn a colour prior from the references and mix it with the nearest patches: auto from 300 references
-    on, on, or off. Photos of one kind, such as portraits, do better without."""
+    """local: learn a colour prior from the references and mix it with the nearest patches, as held-out references ask
+    for: auto from 24 references on, on, or off."""
 
     def __post_init__(self) -> None:
         """Check ranges and names."""
