@@ -47,7 +47,7 @@ class ModelConfig:
     size: int = 224
     """Working size in pixels: images are traversed and inverted at size x size."""
     precision: Precision = "auto"
-    """auto takes bf16 autocast where the hardware gains from it, but not with --standardise unit: there, rounding ends
+    """auto takes bf16 autocast where the hardware gains from it, but not with --standardise unit: rounding would end
     the inversion of many photos at once."""
     normalise: bool = False
     """Rescale the filters to a mean activation of 1 over the exemplars, as the papers' normalised VGG."""
