@@ -58,7 +58,7 @@ def vivid(chroma: Tensor, vividness: float) -> Tensor:
 
 
 def fit_mixing(prior: Tensor, nearest: Tensor, truth: Tensor) -> Mixing:
-    """Return the share that held-out references are nearest to the truth with, and how vivid colours are to be.
+    """Return how vivid colours are to be, and the share with which held-out references then are nearest to the truth.
 
     The nearest patches are better where references are much alike, the prior where they are not. ``VIVID_AIM`` is
     reached at least, and more is taken that costs no more than ``VIVID_COST``: where references tell much of each
@@ -75,15 +75,23 @@ def fit_mixing(prior: Tensor, nearest: Tensor, truth: Tensor) -> Mixing:
     """
     if len(truth) < LEAST_HELD_OUT:
         return UNTOLD
-    losses = [_loss(Mixing(share, 1.0).mix(prior, nearest), truth) for share in _SHARES]
-    share = _SHARES[losses.index(min(losses))]
-    tried = [vivid(Mixing(share, 1.0).mix(prior, nearest), factor) for factor in _FACTORS]
+    best, least = UNTOLD, float("inf")
+    for share in _SHARES:
+        mixed = Mixing(share, 1.0).mix(prior, nearest)
+        vividness = _fit_vividness(mixed, truth)
+        if (loss := _loss(vivid(mixed, vividness), truth)) < least:
+            best, least = Mixing(share, vividness), loss
+    return best
+
+
+def _fit_vividness(mixed: Tensor, truth: Tensor) -> float:
+    tried = [vivid(mixed, factor) for factor in _FACTORS]
     losses = [_loss(chroma, truth) for chroma in tried]
     cheap = [factor for factor, loss in zip(_FACTORS, losses, strict=True) if loss <= min(losses) + VIVID_COST]
     aim = VIVID_AIM * float(_colorfulness(truth).mean())
     reached = [float(_colorfulness(chroma).mean()) for chroma in tried]
     colourful = [factor for factor, value in zip(_FACTORS, reached, strict=True) if value >= aim]
-    return Mixing(share, max(cheap[-1], min(colourful, default=MOST_VIVID)))
+    return max(cheap[-1], min(colourful, default=MOST_VIVID))
 
 
 def _loss(found: Tensor, truth: Tensor) -> float:

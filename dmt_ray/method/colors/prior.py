@@ -45,6 +45,10 @@ class PriorSettings:
     lost in shares of a photo's own chroma, and pale photos are many. 0 counts all alike."""
     most_patches: int = 150_000
     """Patches to learn from; of more references, fewer of each."""
+    crops: int = 2
+    """Parts of each reference that are learned from beside the whole."""
+    cropped: int = 1000
+    """Of more references than this, wholes alone are enough."""
 
 
 class ColorPrior:
@@ -130,67 +134,72 @@ def _forward(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
 
 
 class PriorSample:
-    """Patches to learn the prior from, taken reference by reference: what is kept hardly grows with their number.
+    """Patches to learn the prior from, in any order: what is kept hardly grows with the number of references.
 
     Parameters:
-        references: how many there are at most; each gives so many patches that all together give ``most_patches``.
+        references: how many there are; each gives so many patches that all together give ``most_patches``.
         size: side in pixels at which they are described.
         seed: of the patches that are drawn.
         settings: how the prior is trained.
+
+    Attributes:
+        crops: the views beside the whole, 1 and on, that are to be added of each reference; see ``crop``.
     """
 
     def __init__(self, references: int, size: int, seed: int, settings: PriorSettings) -> None:
         self.size, self.settings, self.seed = size, settings, seed
+        self.crops = range(1, 1 + settings.crops if references <= settings.cropped else 1)
+        self._references = references
         rows, columns = grid_of(size)
+        pictures, width = references * (1 + len(self.crops)), row_width()
         self._count = rows * columns
-        take, width = min(self._count, max(1, settings.most_patches // max(1, references))), row_width()
-        self._generator = torch.Generator().manual_seed(seed)
+        take = min(self._count, max(1, settings.most_patches // max(1, pictures)))
         # Allocated once: thousands of small arrays among large ones would take many times their room.
-        self._patches = torch.empty(references, take, width, dtype=torch.float16)
-        self._places = torch.empty(references, take, dtype=torch.int32)
-        self._wholes = torch.empty(references, width - 2)
-        self._energies = torch.empty(references)
-        self._taken = 0
+        self._patches = torch.empty(pictures, take, width, dtype=torch.float16)
+        self._places = torch.empty(pictures, take, dtype=torch.int32)
+        self._wholes = torch.empty(pictures, width - 2)
+        self._energies = torch.empty(pictures)
+        self._taken = torch.zeros(pictures, dtype=torch.bool)
 
-    def add(self, rows: np.ndarray) -> None:
-        """Take references (n, patches, P + EXTRAS) as ``pack`` returned them."""
+    def add(self, rows: np.ndarray, references: Sequence[int], view: int = 0) -> None:
+        """Take a view of references (n, patches, P + EXTRAS), as ``pack`` returned them; view 0 is the whole."""
         found = torch.tensor(np.asarray(rows))
-        part = slice(self._taken, self._taken + len(found))
-        for reference, place in zip(found, range(part.start, part.stop), strict=True):
-            drawn = torch.randperm(self._count, generator=self._generator)[: self._places.shape[1]].sort().values
-            self._places[place], self._patches[place] = drawn, reference[drawn]
+        places = [view * self._references + number for number in references]
+        for picture, place in zip(found, places, strict=True):
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + place) & 0x7FFFFFFFFFFFFFFF)
+            drawn = torch.randperm(self._count, generator=generator)[: self._places.shape[1]].sort().values
+            self._places[place], self._patches[place] = drawn, picture[drawn]
         mean, deviation = found[..., -2].float(), found[..., -1].float()
         variance = mean.var(1, unbiased=False) + deviation.square().mean(1)
         whole = [found[..., :-EXTRAS].float().mean(1), mean.mean(1, keepdim=True), variance.sqrt()[:, None]]
-        self._wholes[part] = torch.cat(whole, 1)
-        self._energies[part] = found[..., -EXTRAS:-2].float().square().sum(2).mean(1)
-        self._taken = part.stop
+        self._wholes[places] = torch.cat(whole, 1)
+        self._energies[places] = found[..., -EXTRAS:-2].float().square().sum(2).mean(1)
+        self._taken[places] = True
 
     def __len__(self) -> int:
-        """References that were taken."""
-        return self._taken
+        """References that there are."""
+        return self._references
 
     def without(self, references: Collection[int], *, members: int) -> PriorSample:
-        """Return a sample without some references, by the order in which they were taken, for so many members."""
-        kept = torch.tensor([number for number in range(self._taken) if number not in references])
+        """Return the sample without some references, for so many members."""
         rest = copy.copy(self)
         rest.settings = replace(self.settings, members=members)
-        for name in ("_patches", "_places", "_wholes", "_energies"):
-            setattr(rest, name, getattr(self, name)[kept])
-        rest._taken = len(kept)
+        left_out = torch.zeros(self._references, dtype=torch.bool)
+        left_out[list(references)] = True
+        rest._taken = self._taken & ~left_out.repeat(1 + len(self.crops))
         return rest
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return what was taken.
 
         Returns:
-            Patches (n, P + EXTRAS) float16, their places (n,), wholes (references, P + 2), owners (n,), and the
-            references' mean squared chroma (references,).
+            Patches (n, P + EXTRAS) float16, their places (n,), wholes (pictures, P + 2), owners (n,), and the
+            pictures' mean squared chroma (pictures,).
         """
-        count, take = self._taken, self._places.shape[1]
-        owners = torch.arange(count).repeat_interleave(take)
-        patches, places = self._patches[:count].flatten(0, 1), self._places[:count].flatten().long()
-        return patches, places, self._wholes[:count], owners, self._energies[:count]
+        taken = self._taken
+        owners = torch.arange(int(taken.sum())).repeat_interleave(self._places.shape[1])
+        patches, places = self._patches[taken].flatten(0, 1), self._places[taken].flatten().long()
+        return patches, places, self._wholes[taken], owners, self._energies[taken]
 
 
 def fit_prior(sample: PriorSample, device: torch.device, *, half: bool = False) -> dict[str, np.ndarray]:
