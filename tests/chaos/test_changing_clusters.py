@@ -103,6 +103,6 @@ def test_nodes_that_get_sigterm_cost_at_most_what_their_actors_were_doing(play):
 
 def test_an_image_alone_is_not_to_blame_for_the_loss_of_its_nodes(play):
     _, rows, said = play("isolate", 1, 5.0)
-    assert "its 1 images run one by one" in said
+    assert "its 1 image runs one by one" in said
     assert said.count("The process that ran image photo-000 alone died") == 2
     assert rows.attempts.tolist() == [6]  # three as a shard, three alone

@@ -324,7 +324,7 @@ def test_a_run_that_has_only_begun(browser, tmp_path):
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto((tmp_path / "out" / "report" / "index.html").as_uri())
     playwright.expect(page.locator("#count")).to_have_text("0 of 0 rows")
-    assert "0 of 1 shards" in page.locator("header").inner_text()
+    assert "0 of 1 shard:" in page.locator("header").inner_text()
     page.focus("#grid")
     page.keyboard.press("Enter")
     page.keyboard.press("ArrowDown")

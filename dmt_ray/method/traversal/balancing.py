@@ -132,8 +132,8 @@ def balance_classes(sources: Floats, targets: Floats, columns: Sequence[str]) ->
     for place, name in enumerate(names):
         if deviations[place] <= 1e-12 * np.abs(both[:, place]).max():
             raise SettingsError(
-                f"Column {name!r} to balance by is {both[0, place]:g} for all {len(both)} exemplars, so there is "
-                "nothing to balance; leave it out."
+                f"Column {name!r} to balance by is {both[0, place]:g} for all {counted(len(both), 'exemplar')}, so "
+                "there is nothing to balance; leave it out."
             )
     center = both.mean(axis=0)
     w, v = _solve((sources - center) / deviations, (targets - center) / deviations)
