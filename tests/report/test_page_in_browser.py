@@ -332,6 +332,16 @@ def test_a_run_that_has_only_begun(browser, tmp_path):
     context.close()
 
 
+def test_one_photo_is_counted_as_one(open_page, tmp_path):
+    photos = save_photos(tmp_path / "in", ["a.png"])
+    make_output(str(tmp_path / "out"), photos, lambda number, item: [error_row("crash", "x")])
+    written = write_report(str(tmp_path / "out"))
+    assert written.sentences()[0].endswith(": 1 row, 1 photo in the list.")
+    page = open_page(tmp_path / "out" / "report" / "index.html")
+    assert count(page) == "1 of 1 row"
+    assert page.locator("#errors .badge").inner_text() == "1 row"
+
+
 @pytest.mark.slow
 def test_ten_thousand_rows_stay_smooth(open_page, tmp_path):
     pictures = [np.full((12, 16, 3), value, np.uint8) for value in (30, 90, 150, 210)]
