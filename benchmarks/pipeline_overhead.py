@@ -53,7 +53,7 @@ FEWEST_PER_SECOND = 100.0
 MOST_GROWTH_BYTES = 64e6
 
 TESTS = Path(__file__).parents[1] / "tests"
-SECONDS = re.compile(r"rows in ([\d.]+) s after start-up")
+SECONDS = re.compile(r"rows? in ([\d.]+) s after start-up")
 
 
 @dataclass(frozen=True)

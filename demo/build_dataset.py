@@ -20,6 +20,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from dmt_ray.words import counted
+
 #: Pixels, at least, between a reference and an input cut from the same photo.
 GAP = 8
 #: JPEG quality of the inputs that are cut from photos which are JPEG files themselves.
@@ -197,7 +199,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("demo/data"), help="folder to write")
     output: Path = parser.parse_args().output
     references, inputs = build(output)
-    print(f"{output}: {references} colour references, {inputs} grey inputs")
+    print(f"{output}: {counted(references, 'colour reference')}, {counted(inputs, 'grey input')}")
     return 0
 
 

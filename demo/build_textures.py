@@ -16,6 +16,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from dmt_ray.words import counted
+
 #: Width and height of a crop, in pixels.
 SIDE = 128
 #: Pixels between the upper left corners of two exemplars.
@@ -54,7 +56,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("demo/textures"), help="folder to write")
     output: Path = parser.parse_args().output
     exemplars, inputs = build(output)
-    print(f"{output}: {exemplars} exemplars of two classes, {inputs} inputs")
+    print(f"{output}: {counted(exemplars, 'exemplar')} of two classes, {counted(inputs, 'input')}")
     return 0
 
 

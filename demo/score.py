@@ -21,6 +21,7 @@ from PIL import Image
 
 from dmt_ray.method.metrics import pixels as metrics
 from dmt_ray.report.contact_sheet import contact_sheet
+from dmt_ray.words import counted
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def main() -> int:
     )
     path = (output / "contact_sheet.png").resolve()
     sheet.save(path)
-    print(f"Mean PSNR gain over grey: {gain:+.2f} dB on {len(scores)} photos")
+    print(f"Mean PSNR gain over grey: {gain:+.2f} dB on {counted(len(scores), 'photo')}")
     print(f"Contact sheet: {path}")
     return 0
 

@@ -35,6 +35,7 @@ from dmt_ray.logs import printable, set_up_logging
 from dmt_ray.options import expand_config, join_repeated, option_types, split_lists
 from dmt_ray.process_exit import EXIT_INTERRUPTED, INTERRUPTED, close_broken_stdout, run_program, stdout_is_broken
 from dmt_ray.report.scaling import PlanCommand
+from dmt_ray.words import agreed, counted
 
 logger = logging.getLogger(__name__)
 
@@ -246,10 +247,9 @@ def _verify(command: VerifyCommand) -> int:
         _print(line)
     if command.discard:
         moved = discard_unsound(command.output, report)
-        _print(
-            f"{len(moved)} files were moved aside into {masked(join(command.output, DISCARDED_FOLDER))}; "
-            "run the job again to make what is missing."
-        )
+        files = f"{counted(len(moved), 'file')} {agreed(len(moved), 'was', 'were')}"
+        aside = masked(join(command.output, DISCARDED_FOLDER))
+        _print(f"{files} moved aside into {aside}; run the job again to make what is missing.")
     return 0 if report.complete else EXIT_INCOMPLETE
 
 
@@ -259,7 +259,8 @@ def _compact(command: CompactCommand) -> int:
     report = compact(command.output, command.dest, command.file_size * 10**6)
     for line in report.sentences():
         _print(line)
-    _print(f"{report.written} files were written; every checksum was compared and every image decoded.")
+    were = agreed(report.written, "was", "were")
+    _print(f"{counted(report.written, 'file')} {were} written; every checksum was compared and every image decoded.")
     return 0 if report.complete else EXIT_INCOMPLETE
 
 

@@ -19,6 +19,7 @@ FLOORS = {
     "dmt_ray.errors": 0,
     "dmt_ray.masking": 0,
     "dmt_ray.process_exit": 0,
+    "dmt_ray.words": 0,
     "dmt_ray.config": 0,
     "dmt_ray.method": 1,
     "dmt_ray.storage": 2,

@@ -226,7 +226,7 @@ def test_bad_places_stop_the_job_before_anything_starts(photos, tmp_path, case, 
     elif case == "reference":
         (bad / "a.jpg").write_bytes(b"not a picture")
         places["reference"] = bad
-        reason = "None of the 1 references can be used"
+        reason = "The only reference cannot be used"
     elif case == "output":
         (bad / "file").write_text("in the way")
         places["output"] = bad / "file" / "out"

@@ -16,13 +16,14 @@ from dmt_ray.api.editing import EditedPhoto, edit_rows, edited, make_processor
 from dmt_ray.api.keywords import checked
 from dmt_ray.api.pictures import Picture, as_items
 from dmt_ray.errors import ImageError, SettingsError
-from dmt_ray.jobs.exemplar_sets import draw, list_place, naming_option
+from dmt_ray.jobs.exemplar_sets import draw, exemplar_noun, list_place, naming_option
 from dmt_ray.jobs.exemplars import list_exemplars
 from dmt_ray.jobs.job import ExemplarList, JobConfig
 from dmt_ray.jobs.learning import LearnedModel, learn_model, open_model, usable_device
 from dmt_ray.pipeline.shard_processor import ShardProcessor
 from dmt_ray.storage import files
 from dmt_ray.storage.inputs.listing import InputItem
+from dmt_ray.words import counted
 
 #: Exemplars: one place, that is a folder, glob, list file, table or archive at a path or URI; or pictures one by one.
 Exemplars: TypeAlias = str | os.PathLike[str] | Sequence[Picture] | npt.NDArray[np.uint8]
@@ -46,7 +47,7 @@ class Model:
         self._processors: OrderedDict[JobConfig, ShardProcessor] = OrderedDict()
 
     def __repr__(self) -> str:
-        sets = ", ".join(f"{found.count} {option}s" for option, found in self._learned.sets.items())
+        sets = ", ".join(counted(found.count, exemplar_noun(option)) for option, found in self._learned.sets.items())
         return f"<{type(self).__name__} of {sets}, size {self._learned.config.model.size}, on {self._device}>"
 
     @property

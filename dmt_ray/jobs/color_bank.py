@@ -14,6 +14,7 @@ import numpy as np
 from dmt_ray.errors import SettingsError
 from dmt_ray.jobs.bank_chunks import PATCHES, BankPlan, Chunk, ChunkMaker, MakeChunks, make_here, read_references
 from dmt_ray.jobs.colorize import ColorizeConfig
+from dmt_ray.jobs.exemplar_sets import none_usable
 from dmt_ray.jobs.job import Array, ExemplarList
 from dmt_ray.jobs.manifolds import LearnedSet, save_manifold
 from dmt_ray.jobs.networks import make_network
@@ -118,7 +119,7 @@ def build_color_bank(
     chunks = {writer.chunk(number): entries[number] for number in range(total)}
     chunked = ChunkedRows(place, list(chunks.values()))
     if not len(chunked):
-        raise SettingsError(f"None of the {len(items)} references can be used.")
+        raise SettingsError(f"{none_usable(len(items), 'reference')}.")
     count, prior = len(chunked), learns_prior(config.traversal.prior, len(chunked))
     # Allocated once: small arrays that stay among large ones that go would take many times their room.
     scenes = np.empty((count, row_width() - EXTRAS), np.float16)
@@ -164,7 +165,7 @@ def _learn_describing(network: FeatureNetwork, config: ColorizeConfig, reference
     if not read.pictures:
         read = read_references(config, references)
         if not read.pictures:
-            raise SettingsError(f"None of the {len(items)} references can be used; the first one: {read.skipped[0]}")
+            raise SettingsError(none_usable(len(items), "reference", read.skipped[0]))
     return learn_describing(network, read.pictures, MATCH_SIZE)
 
 

@@ -13,8 +13,28 @@ from dmt_ray.errors import SettingsError
 from dmt_ray.jobs.job import ExemplarList
 from dmt_ray.method.traversal.balancing import balance_classes
 from dmt_ray.storage.inputs.registry import open_listing
+from dmt_ray.words import agreed, counted
 
 logger = logging.getLogger(__name__)
+
+
+def exemplar_noun(option: str) -> str:
+    """Return what one exemplar of a set is called in messages."""
+    return "basis picture" if option == "basis" else option
+
+
+def none_usable(count: int, option: str, first: str | None = None) -> str:
+    """Say that no exemplar of a set can be used, without a full stop.
+
+    Parameters:
+        count: of the exemplars.
+        option: of the set.
+        first: what is wrong with the first of them.
+    """
+    noun = exemplar_noun(option)
+    if count == 1:
+        return f"The only {noun} cannot be used" + ("" if first is None else f": {first}")
+    return f"None of the {counted(count, noun)} can be used" + ("" if first is None else f"; the first one: {first}")
 
 
 def list_place(place: str, image_column: str | None = None, uri_column: str | None = None) -> ExemplarList:
@@ -100,7 +120,9 @@ def describe_balance(record: Mapping[str, Any]) -> str:
                 f"{name} {side['means_before'][name]:.3g} -> {side['means_after'][name]:.3g}"
                 for name in record["columns"]
             )
-            parts.append(f"{side['count']} {option}s count as {side['effective_size']:.1f} (means: {means})")
+            count, size = side["count"], side["effective_size"]
+            count_as = agreed(count, "counts", "count")
+            parts.append(f"{counted(count, exemplar_noun(option))} {count_as} as {size:.1f} (means: {means})")
     return f"Balanced: {'; '.join(parts)}."
 
 

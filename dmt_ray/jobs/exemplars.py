@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from dmt_ray.errors import DmtError, SettingsError
+from dmt_ray.jobs.exemplar_sets import none_usable
 from dmt_ray.jobs.job import Array, Editor, ExemplarList, ExemplarPictures, JobConfig, Measures
 from dmt_ray.jobs.judging import JudgedPictures, JudgeModel, JudgeReport, make_judge
 from dmt_ray.jobs.networks import make_network
@@ -269,5 +270,4 @@ def _activations(arrays: Mapping[str, Array], sets: ExemplarSets, config: JobCon
 
 
 def _none_left(option: str, found: ExemplarList, first: str | None) -> SettingsError:
-    kind = "basis pictures" if option == "basis" else f"{option}s"
-    return SettingsError(f"None of the {len(found.items)} {kind} can be used; the first one: {first}")
+    return SettingsError(none_usable(len(found.items), option, first))

@@ -22,6 +22,7 @@ from dmt_ray.method.settings import (
     TraversalKind,
 )
 from dmt_ray.storage import files
+from dmt_ray.words import agreed, counted
 
 if TYPE_CHECKING:
     from dmt_ray.jobs.bank_chunks import MakeChunks
@@ -148,7 +149,7 @@ def fit(config: FitConfig, emit: Callable[[str], None] = logger.info, make_chunk
     if report.judge is not None:
         report.judge.log()
     model.save(config.output)
-    sizes = ", ".join(f"{int(arrays[name])} {name}" for name in ("sources", "targets"))
+    sizes = ", ".join(counted(int(arrays[f"{option}s"]), option) for option in ("source", "target"))
     total = sum(array.nbytes for array in arrays.values())
     emit(f"Manifold: {files.masked(config.output)}")
     emit(f"{sizes}, {len(report.skipped)} left out; {total / 1e6:.0f} MB; layers {' '.join(job.model.taps)}.")
@@ -187,6 +188,7 @@ def _fit_bank(config: FitConfig, emit: Callable[[str], None], make_chunks: MakeC
     emit(f"Manifold: {files.masked(config.output)}")
     left_out = len(found.items) - built.references
     prior = "with a colour prior" if built.prior else "without a colour prior"
-    emit(f"{built.references} references, {left_out} left out; {built.nbytes / 1e6:.0f} MB; {prior}.")
+    emit(f"{counted(built.references, 'reference')}, {left_out} left out; {built.nbytes / 1e6:.0f} MB; {prior}.")
     if built.resumed:
-        emit(f"{built.resumed} chunks were there already from a build that had ended.")
+        were = agreed(built.resumed, "was", "were")
+        emit(f"{counted(built.resumed, 'chunk')} {were} there already from a build that had ended.")

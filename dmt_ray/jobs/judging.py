@@ -20,6 +20,7 @@ from dmt_ray.method.pictures import fits_batch, to_tensor
 from dmt_ray.method.traversal.selection import ImageIdentity
 from dmt_ray.storage.models.onnx_judge import OnnxClassifier, OnnxJudge, load_classifier
 from dmt_ray.storage.models.weights import load_alexnet
+from dmt_ray.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class JudgeReport:
     def __str__(self) -> str:
         if self.accuracy is None:
             return f"judge {self.name}, of unknown accuracy"
-        held_out = f"held-out exemplars, {self.folds} folds" if self.folds else "exemplars"
+        held_out = f"held-out exemplars, {counted(self.folds, 'fold')}" if self.folds else "exemplars"
         return f"judge {self.name}, right on {self.accuracy:.1%} of {held_out}"
 
     def log(self) -> None:

@@ -17,6 +17,7 @@ from dmt_ray.method.traversal.balancing import normalised_weights
 from dmt_ray.method.traversal.class_patches_builder import ClassPatchesBuilder
 from dmt_ray.method.traversal.manifold import Allocate, ManifoldBuilder
 from dmt_ray.method.traversal.selection import ImageIdentity, describe_identities
+from dmt_ray.words import counted
 
 
 def build_manifold(
@@ -59,7 +60,8 @@ def build_manifold(
             identities += [identity for _, identity in batch]
         counts.append(len(identities) - before)
     if not all(counts[:2]):
-        raise ValueError(f"{counts[0]} sources and {counts[1]} targets; there must be at least one of each")
+        found = f"{counted(counts[0], 'source')} and {counted(counts[1], 'target')}"
+        raise ValueError(f"{found}; there must be at least one of each")
     given = [identity.weight for identity in identities]
     weights = normalised_weights(given[: counts[0]], given[counts[0] : sum(counts[:2])])
     return learner.finish(counts[0], counts[1], weights) | describe_identities(identities)

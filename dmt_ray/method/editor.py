@@ -19,6 +19,7 @@ from dmt_ray.method.metrics.verdicts import Judge, Verdict
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.networks.normalisation import tap_scales
 from dmt_ray.method.pictures import to_pixels
+from dmt_ray.words import counted
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,8 @@ class StepEditor:
         count = max(self.rows) + 1  # the last step was asked for
         for displacement in displacements:
             if len(displacement.steps) != count:
-                raise ImageError(
-                    "bad-displacement", f"The displacement has {len(displacement.steps)} steps, and the run {count}."
-                )
+                has = counted(len(displacement.steps), "step")
+                raise ImageError("bad-displacement", f"The displacement has {has}, and the run {count}.")
         edits: list[list[Edit]] = [[] for _ in displacements]
         frames = [[to_pixels(image)] for image in batch.inputs] if self._keeps_path else []
         values = None if self.judge is None else self.judge(batch.inputs)

@@ -27,6 +27,7 @@ from dmt_ray.output.schema import (
     row_schema,
 )
 from dmt_ray.storage import files
+from dmt_ray.words import counted
 
 SHARDS_FOLDER = "shards"
 
@@ -80,8 +81,8 @@ def commit_shard(shard: Shard, rows: pa.Table, expected: Expected) -> None:
     rows = with_checksums(rows)
     judged = judge_rows(rows, shard, expected)
     if judged.missing or judged.extra:
-        lacking, beyond = len(judged.missing), len(judged.extra)
-        raise ValueError(f"shard {shard.number} lacks {lacking} rows of its plan and has {beyond} rows beyond it")
+        lacking, beyond = counted(len(judged.missing), "row"), counted(len(judged.extra), "row")
+        raise ValueError(f"shard {shard.number} lacks {lacking} of its plan and has {beyond} beyond it")
     if judged.contradiction is not None:
         raise ValueError(f"shard {shard.number} cannot be committed: {judged.contradiction}")
     if not rows.schema.remove_metadata().equals(expected.schema):

@@ -46,6 +46,7 @@ from dmt_ray.output.verify import verify_output, wrong_images
 from dmt_ray.output.versions import recorded_expected
 from dmt_ray.storage import files
 from dmt_ray.storage.hashing import HashingFile
+from dmt_ray.words import agreed, counted
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +73,10 @@ class CompactReport:
         """Say what was found, one fact a line."""
         wrong = [f"damaged: {name}: {reason}." for name, reason in sorted(self.damaged.items())]
         if self.strangers:
-            wrong.append(f"{len(self.strangers)} names are of no file of the compaction: {some_of(self.strangers)}")
-        return [f"{self.rows} rows in {self.parts} files.", *wrong]
+            count = len(self.strangers)
+            names = f"{counted(count, 'name')} {agreed(count, 'is', 'are')} of no file of the compaction"
+            wrong.append(f"{names}: {some_of(self.strangers)}")
+        return [f"{counted(self.rows, 'row')} in {counted(self.parts, 'file')}.", *wrong]
 
 
 def compact(output: str, dest: str, file_size: int) -> CompactReport:
@@ -106,7 +109,7 @@ def compact(output: str, dest: str, file_size: int) -> CompactReport:
         if (_footer_fault(uri, part, expected.schema) or _body_fault(uri)) is None:
             continue
         _write(uri, part, expected)
-        logger.info("%s: %d rows of %d shards.", part.name, part.rows, len(part.shards))
+        logger.info("%s: %s of %s.", part.name, counted(part.rows, "row"), counted(len(part.shards), "shard"))
         written += 1
         reason = _body_fault(uri)
         if reason is not None:
@@ -159,7 +162,8 @@ def verify_compaction(dest: str, *, deep: bool = False) -> CompactReport:
         counts = pa.concat_tables(keys).group_by(["id", "step"]).aggregate([([], "count_all")])
         doubled = pc.unique(counts.filter(pc.greater(counts["count_all"], 1))["id"]).to_pylist()
         if doubled:
-            report.damaged["ids"] = f"{len(doubled)} have a row twice: {', '.join(doubled[:5])}"
+            have = agreed(len(doubled), "has", "have")
+            report.damaged["ids"] = f"{len(doubled)} {have} a row twice: {', '.join(doubled[:5])}"
     return report
 
 
@@ -236,7 +240,8 @@ def _footer_fault(uri: str, part: Part, schema: pa.Schema | None) -> str | None:
             if footer_keys(file).get(STAMP_KEY) != part.stamp:
                 return "it was made of other shards"
             if file.metadata.num_rows != part.rows:
-                return f"it has {file.metadata.num_rows} rows, and {part.rows} are wanted"
+                has = counted(file.metadata.num_rows, "row")
+                return f"it has {has}, and {part.rows} {agreed(part.rows, 'is', 'are')} wanted"
             if schema is not None and not file.schema_arrow.remove_metadata().equals(schema):
                 return "its columns are not the run's"
     except DamagedShardError as error:
@@ -253,4 +258,5 @@ def _body_fault(uri: str) -> str | None:
             wrong = wrong_images(file)
     except DamagedShardError as error:
         return str(error)
-    return f"{len(wrong)} images are damaged: {some_of(wrong)}" if wrong else None
+    are = agreed(len(wrong), "is", "are")
+    return f"{counted(len(wrong), 'image')} {are} damaged: {some_of(wrong)}" if wrong else None

@@ -11,6 +11,7 @@ from dmt_ray.output.plan_file import PLAN_FILE
 from dmt_ray.output.report import VerifyReport
 from dmt_ray.output.run_record import RUN_FILE
 from dmt_ray.storage import files
+from dmt_ray.words import agreed, counted
 
 #: Beside the shards' folder, where no reader of the shards looks.
 DISCARDED_FOLDER = "discarded"
@@ -36,9 +37,10 @@ def discard_unsound(output: str, report: VerifyReport) -> list[str]:
     if 2 * len(report.foreign) > report.present:
         first = min(report.foreign)
         raise SettingsError(
-            f"{len(report.foreign)} of {report.present} shards in {files.masked(output)} are not of the run that its "
-            f"{RUN_FILE} and {PLAN_FILE} describe ({shard_name(first)}: {report.damaged[first]}), so one of these "
-            "two files is probably another run's. Nothing was moved; put the right file back."
+            f"{len(report.foreign)} of {counted(report.present, 'shard')} in {files.masked(output)} "
+            f"{agreed(len(report.foreign), 'is', 'are')} not of the run that its {RUN_FILE} and {PLAN_FILE} describe "
+            f"({shard_name(first)}: {report.damaged[first]}), so one of these two files is probably another run's. "
+            "Nothing was moved; put the right file back."
         )
     names = [*map(shard_name, sorted(report.damaged)), *report.strangers]
     folder = files.join(output, DISCARDED_FOLDER)

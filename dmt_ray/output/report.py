@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from dmt_ray.output.commit import SHARDS_FOLDER, shard_name
 from dmt_ray.output.schema import SCHEMA_VERSION
+from dmt_ray.words import agreed, counted
 
 #: Ids, names and errors that a report names; the rest is only counted.
 SHOWN = 5
@@ -57,26 +58,29 @@ class VerifyReport:
 
     def sentences(self) -> list[str]:
         """Say what was found, one fact a line."""
-        planned = f"{self.planned} planned" + (f" x {self.steps} steps" if self.steps > 1 else "")
-        lines = [f"{planned}, {self.rows} rows: {self.rows - self.errors} ok, {self.errors} errors."]
+        planned = f"{self.planned} planned" + (f" x {counted(self.steps, 'step')}" if self.steps > 1 else "")
+        rows, errors = counted(self.rows, "row"), counted(self.errors, "error")
+        lines = [f"{planned}, {rows}: {self.rows - self.errors} ok, {errors}."]
         if self.schema_version != SCHEMA_VERSION:
             lines.append(
                 f"Its schema version is {self.schema_version}; this program writes version {SCHEMA_VERSION}."
             )
         if self.paged:
-            lines.append(f"{self.paged} files have more than one frame or page; the first was taken (column frames).")
+            files = f"{counted(self.paged, 'file')} {agreed(self.paged, 'has', 'have')}"
+            lines.append(f"{files} more than one frame or page; the first was taken (column frames).")
         if self.truncated:
-            lines.append(f"{self.truncated} files are truncated, and what could be decoded was taken.")
+            are = agreed(self.truncated, "is", "are")
+            lines.append(f"{counted(self.truncated, 'file')} {are} truncated, and what could be decoded was taken.")
         for number, reason in list(self.damaged.items())[:SHOWN]:
             lines.append(f"damaged: {shard_name(number)}: {reason}.")
         if len(self.damaged) > SHOWN:
-            lines.append(f"... and {len(self.damaged) - SHOWN} more damaged shards.")
+            lines.append(f"... and {counted(len(self.damaged) - SHOWN, 'more damaged shard')}.")
         if self.strangers:
-            lines.append(
-                f"{len(self.strangers)} names in {SHARDS_FOLDER}/ are of no planned shard: {some_of(self.strangers)}"
-            )
+            count = len(self.strangers)
+            names = f"{counted(count, 'name')} in {SHARDS_FOLDER}/ {agreed(count, 'is', 'are')} of no planned shard"
+            lines.append(f"{names}: {some_of(self.strangers)}")
         for name, ids in (
-            ("images damaged", self.damaged_images),
+            (agreed(len(self.damaged_images), "image damaged", "images damaged"), self.damaged_images),
             ("missing", self.missing),
             ("duplicated", self.duplicated),
             ("unplanned", self.unplanned),
@@ -86,7 +90,7 @@ class VerifyReport:
                 lines.append(f"{len(ids)} {name}: {some_of(ids)}")
         lines += [f"error row: {line}" for line in self.first_errors]
         if self.errors > len(self.first_errors):
-            lines.append(f"... and {self.errors - len(self.first_errors)} more error rows.")
+            lines.append(f"... and {counted(self.errors - len(self.first_errors), 'more error row')}.")
         if self.deep and self.complete:
             lines.append("Every checksum is right and every image can be decoded.")
         return lines

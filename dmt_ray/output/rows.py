@@ -18,6 +18,7 @@ from dmt_ray.output.plan_file import Shard
 from dmt_ray.output.schema import RESULT_COLUMNS, ROW_SCHEMAS, column_name
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.listing import InputItem
+from dmt_ray.words import agreed, counted
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,9 @@ class Judgement:
         """What is wrong with the rows that are there, without a full stop; None when nothing is."""
         if self.faults:
             id_, fault = next(iter(self.faults.items()))
-            return f"{len(self.faults)} images have rows that contradict themselves; the first, {id_}: {fault.reason}"
+            count = len(self.faults)
+            images = f"{counted(count, 'image')} {agreed(count, 'has', 'have')} rows that contradict themselves"
+            return f"{images}; the first, {id_}: {fault.reason}"
         return "its rows are not in the plan's order" if self.disordered else None
 
 

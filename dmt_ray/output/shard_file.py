@@ -33,6 +33,7 @@ from dmt_ray.output.schema import (
 )
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError
+from dmt_ray.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,9 @@ def check_footer(file: pq.ParquetFile, shard: Shard, expected: Expected) -> Shar
     wanted = len(shard.items) * expected.steps
     foreign = keys.get(STAMP_KEY) != expected.stamp(shard)
     if metadata.num_rows != wanted:
-        raise DamagedShardError(f"it has {metadata.num_rows} rows and the plan wants {wanted}", foreign=foreign)
+        raise DamagedShardError(
+            f"it has {counted(metadata.num_rows, 'row')} and the plan wants {wanted}", foreign=foreign
+        )
     if foreign:
         raise DamagedShardError("it was made with other settings or of other images than the plan's", foreign=True)
     return file_facts(file, expected.version)

@@ -36,6 +36,7 @@ from dmt_ray.output.versions import recorded_expected
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError
 from dmt_ray.storage.images import decode_image
+from dmt_ray.words import agreed, counted
 
 #: Shards held whole at a time by the deep check.
 DEEP_READERS = 3
@@ -153,9 +154,11 @@ def _look(shard: Shard, expected: Expected, deep: bool) -> _Found:
             if data is not None:
                 damaged_images = wrong_images(file)
             if facts.errors != judged.errors:
-                raise DamagedShardError(f"{judged.errors} rows are errors, and its footer says {facts.errors}")
+                rows_are = f"{counted(judged.errors, 'row')} {agreed(judged.errors, 'is an error', 'are errors')}"
+                raise DamagedShardError(f"{rows_are}, and its footer says {facts.errors}")
             if damaged_images:
-                raise DamagedShardError(f"{len(damaged_images)} images are damaged")
+                count = len(damaged_images)
+                raise DamagedShardError(f"{counted(count, 'image')} {agreed(count, 'is', 'are')} damaged")
             if data is not None:
                 check_body(data, facts)
             if judged.contradiction is not None:

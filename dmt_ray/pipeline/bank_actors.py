@@ -133,7 +133,7 @@ class ChunkActors:
         """
         left = len(self._waiting)
         references = sum(len(chunk.items) for chunk in self._waiting)
-        logger.info("Actors: %s describe %d references; chunks: %d.", self._size, references, left)
+        logger.info("Actors: %s; references to describe: %d; chunks: %d.", self._size, references, left)
         for _ in range(self._size.actors):
             self._start()
         while left:

@@ -10,6 +10,7 @@ import torch
 
 from dmt_ray.method.memory import free_bytes
 from dmt_ray.method.pictures import BATCH
+from dmt_ray.words import agreed, counted
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,10 @@ class BatchSize:
         """Remember that so many images did not fit; no more than half of them are tried from now on."""
         half = max(1, count // 2)
         if half < self._limit:
-            logger.warning("%d images at once do not fit into the memory; at most %d from now on.", count, half)
+            logger.warning(
+                "%s at once %s not fit into the memory; at most %d from now on.",
+                *(counted(count, "image"), agreed(count, "does", "do"), half),
+            )
             self._limit = half
 
     def _fitting(self, each: float) -> int:

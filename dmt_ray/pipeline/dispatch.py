@@ -32,6 +32,7 @@ from dmt_ray.pipeline.pools import START_TRIES, Pool, Turn, Worker, make_room, w
 from dmt_ray.pipeline.resources import PoolPlan
 from dmt_ray.pipeline.stragglers import take_over
 from dmt_ray.pipeline.summary import ShardSummary
+from dmt_ray.words import agreed, counted
 
 logger = logging.getLogger(__name__)
 
@@ -312,8 +313,8 @@ class ShardStream:
         self._lost += 1
         if self._lost > self._most_lost:
             raise ShardsLostError(
-                f"{self._lost} shards were lost to crashes, hangs or failed writes, shard {shard} last: no image is "
-                "the reason for so many."
+                f"{counted(self._lost, 'shard')} {agreed(self._lost, 'was', 'were')} lost to crashes, hangs or "
+                f"failed writes, shard {shard} last: no image is the reason for so many."
             )
 
     def _look(self) -> None:
@@ -358,7 +359,8 @@ class ShardStream:
 
     def _shortage(self) -> str:
         wanted = [
-            f"{waiting} actors of the {pool.name}, which ask for {pool.plan.share} each"
+            f"{counted(waiting, 'actor')} of the {pool.name}, which "
+            f"{agreed(waiting, f'asks for {pool.plan.share}', f'ask for {pool.plan.share} each')}"
             for pool in self._pools
             if (waiting := sum(worker.place is None for worker in pool.workers))
         ]
@@ -369,7 +371,8 @@ class ShardStream:
         nodes = {worker.place.node for pool in self._pools for worker in pool.workers if worker.place is not None}
         waiting = sum(worker.place is None for pool in self._pools for worker in pool.workers)
         counts = ", ".join(f"{pool.name} {len(pool.placed)}" for pool in self._pools)
-        line = f"Actors now: {counts}, on {len(nodes)} nodes; {waiting} more wait for room."
+        wait = agreed(waiting, "waits", "wait")
+        line = f"Actors now: {counts}, on {counted(len(nodes), 'node')}; {waiting} more {wait} for room."
         if self._placed and line != self._placed and any(pool.plan.least is not None for pool in self._pools):
             logger.info("%s", line)
         self._placed = line if nodes else ""

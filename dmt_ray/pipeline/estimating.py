@@ -26,6 +26,7 @@ from dmt_ray.storage.files import masked
 from dmt_ray.storage.images import decode_image
 from dmt_ray.storage.inputs.listing import InputItem
 from dmt_ray.storage.inputs.reader import InputReader
+from dmt_ray.words import agreed, counted
 
 
 def estimate_sentences(run: PreparedRun) -> Iterator[str]:
@@ -64,16 +65,17 @@ def timed_sentences(run: PreparedRun, timed: Timed, pools: PoolPlan) -> Iterator
         seconds = each / reconstruction.actors
     else:
         seconds = max(timed.reading / traversal.actors, timed.reconstructing / reconstruction.actors)
-    where = "on a GPU" if timed.device != "cpu" else f"on {reconstruction.threads} threads of a CPU"
+    where = "on a GPU" if timed.device != "cpu" else f"on {counted(reconstruction.threads, 'thread')} of a CPU"
     yield (
         f"Time: {each:.2f} s per photo {where} ({timed.reading:.2f} to read and traverse, {timed.reconstructing:.2f} "
-        f"to reconstruct). {images:,} photos take {hours_text(images * each / 3600)} of one actor, and about "
-        f"{hours_text(images * seconds / 3600)} on this machine (traversal {traversal}, reconstruction "
-        f"{reconstruction})."
+        f"to reconstruct). {counted(images, 'photo', spec=',')} {agreed(images, 'takes', 'take')} "
+        f"{hours_text(images * each / 3600)} of one actor, and about {hours_text(images * seconds / 3600)} on this "
+        f"machine (traversal {traversal}, reconstruction {reconstruction})."
     )
     if run.exemplars:
         count = exemplar_count(run.exemplars)
-        yield f"Before that, {count:,} exemplars are learned from in about {hours_text(timed.learning / 3600)}."
+        exemplars = f"{counted(count, 'exemplar', spec=',')} {agreed(count, 'is', 'are')}"
+        yield f"Before that, {exemplars} learned from in about {hours_text(timed.learning / 3600)}."
     yield (
         f"Memory: about {bytes_text(timed.peak)} for each actor at a batch of {batch_of(run)}; what is learned of "
         f"the exemplars takes {bytes_text(timed.learned)}, once on each node."
@@ -94,8 +96,9 @@ def _byte_sentences(run: PreparedRun, items: list[InputItem]) -> Iterator[str]:
                 data = reader.read_item(item)
                 height, width = decode_image(data, max_pixels=config.inputs.max_pixels).shape[:2]
             except DmtError as error:  # it becomes an error row
+                read = agreed(len(items), "photo that was", "photos that were")
                 reason = masked(str(error))
-                yield f"Of the {len(items)} photos that were read, one cannot be used: {item.id}: {reason}"
+                yield f"Of the {len(items)} {read} read, one cannot be used: {item.id}: {reason}"
                 continue
             sizes.append(len(data))
             pixels.append(height * width)

@@ -26,6 +26,7 @@ from dmt_ray.pipeline.no_progress import ProgressWatch
 from dmt_ray.pipeline.resources import ActorPlan
 from dmt_ray.pipeline.summary import ShardSummary
 from dmt_ray.storage.inputs.registry import InputItem
+from dmt_ray.words import agreed, counted
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +90,9 @@ class IsolationStream:
                     return
                 self._begun = shard.number
                 items = items_todo(shared, shard, expected)
-                reason = "Shard %d was lost to a crash, a hang or a failed write; its %d images run one by one."
-                logger.warning(reason, shard.number, len(items))
+                reason = "Shard %d was lost to a crash, a hang or a failed write; its %s %s one by one."
+                run = agreed(len(items), "runs", "run")
+                logger.warning(reason, shard.number, counted(len(items), "image"), run)
                 edit = functools.partial(
                     _run_one_by_one, shard.number, shared=shared, pool=pool, stopped=self._stopped
                 )

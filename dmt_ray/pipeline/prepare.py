@@ -48,6 +48,7 @@ from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.listing import Listing
 from dmt_ray.storage.models.hashed_weights import Weights
 from dmt_ray.storage.models.weights import load_lpips, resolve_weights
+from dmt_ray.words import agreed, counted
 
 logger = logging.getLogger(__name__)
 
@@ -240,14 +241,20 @@ def _unfinished(run: PreparedRun) -> PreparedRun:
     for number, reason in list(judged.damaged.items())[:MOST_NAMED]:
         logger.warning("%s is damaged and will be made again: %s.", shard_name(number), reason)
     if len(judged.damaged) > MOST_NAMED:
-        logger.warning("... and %d more damaged shards.", len(judged.damaged) - MOST_NAMED)
+        more = counted(len(judged.damaged) - MOST_NAMED, "more damaged shard")
+        logger.warning("... and %s.", more)
     if judged.strangers:
+        count = len(judged.strangers)
+        them = agreed(count, "it", "them")
         logger.warning(
-            "%d names in %s/ are of no planned shard, and readers may take them for rows of this run: %s. "
-            "Move them away, or run dmt-ray verify --discard.",
-            len(judged.strangers),
+            "%s in %s/ %s of no planned shard, and readers may take %s for rows of this run: %s. "
+            "Move %s away, or run dmt-ray verify --discard.",
+            counted(count, "name"),
             SHARDS_FOLDER,
+            agreed(count, "is", "are"),
+            them,
             some_of(judged.strangers),
+            them,
         )
     retry = {number: facts.errors for number, facts in judged.sound.items() if facts.errors}
     if not run.config.run.retry_failed:
@@ -294,7 +301,8 @@ def _check_displacements(config: JobConfig) -> None:
     plan = load_plan(place)
     left = plan.without(committed(plan, recorded_expected(place, plan)).sound.keys())
     if left:
-        raise SettingsError(f"{place} still lacks {len(left)} of its {len(plan)} shards; finish that run first.")
+        shards = counted(len(plan), "shard")
+        raise SettingsError(f"{place} still lacks {len(left)} of its {shards}; finish that run first.")
 
 
 def write_run(run: PreparedRun) -> None:

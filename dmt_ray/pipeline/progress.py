@@ -13,6 +13,8 @@ from types import TracebackType
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from dmt_ray.words import agreed, counted
+
 logger = logging.getLogger(__name__)
 
 #: Seconds between two lines when there is no terminal, and when no rows have come.
@@ -50,7 +52,7 @@ class Progress:
             total=total,
             initial=done,
             disable=not shown or self._lines,
-            bar_format="{n_fmt} of {total_fmt} rows{postfix} |{bar}|",
+            bar_format=f"{{n_fmt}} of {{total_fmt}} {agreed(total, 'row', 'rows')}{{postfix}} |{{bar}}|",
             dynamic_ncols=True,
         )
         self._began = self._last = time.monotonic()
@@ -93,11 +95,12 @@ class Progress:
         seconds = time.monotonic() - self._began
         rate = (self.count - self.start) / max(1e-9, seconds)
         left = tqdm.format_interval((self.total - self.count) / rate) if rate > 0 else "unknown time"
-        facts = [f"{self.errors} failed", f"{rate:.3g} rows/s", f"{left} left"]
+        facts = [f"{self.errors} failed", f"{counted(rate, 'row', spec='.3g')}/s", f"{left} left"]
         if self._busy is not None:
             groups = [(group, min(group.count, self._busy.get(stage, 0))) for stage, group in self.actors.items()]
             working = sum(busy for _, busy in groups)
-            facts.append(f"{working}/{sum(group.count for group, _ in groups)} actors busy")
+            actors = sum(group.count for group, _ in groups)
+            facts.append(f"{working}/{counted(actors, 'actor')} busy")
             gpus = sum(group.count * group.num_gpus for group, _ in groups)
             if gpus:
                 share = sum(busy * group.num_gpus for group, busy in groups) / gpus
@@ -109,4 +112,4 @@ class Progress:
         now = time.monotonic()
         if self._lines and now - self._last >= interval:
             self._last = now
-            logger.info("%d of %d rows, %s", self.count, self.total, self.facts())
+            logger.info("%d of %s, %s", self.count, counted(self.total, "row"), self.facts())

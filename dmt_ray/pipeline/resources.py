@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from dmt_ray.config import ComputeConfig, is_elastic, pool_range
 from dmt_ray.errors import SettingsError
+from dmt_ray.words import agreed, counted
 
 #: Torch threads of a CPU actor when the option is left alone: more actors use many cores better than more threads.
 DEFAULT_THREADS = 4
@@ -38,7 +39,7 @@ class ActorPlan:
 
     def __str__(self) -> str:
         count = self.actors if self.least is None else f"{self.least}:{self.actors}"
-        return f"{count} x ({self.share}, {self.threads} torch threads)"
+        return f"{count} x ({self.share}, {counted(self.threads, 'torch thread')})"
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,9 @@ def _plan_elastic(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) 
     traversal = _range(compute.traversal_actors, (1, math.ceil(reconstruction[1] / 4)))
     if slots < reconstruction[0]:
         raise SettingsError(
-            f"{reconstruction[0]} reconstruction actors of {slot:g} {kind}s each are the fewest that "
-            f"--reconstruction-actors allows, and the cluster has room for {slots}. Give --wait-for-workers the "
-            "seconds to wait for more nodes."
+            f"{counted(reconstruction[0], 'reconstruction actor')} of {counted(slot, kind, spec='g')} each "
+            f"{agreed(reconstruction[0], 'is', 'are')} the fewest that --reconstruction-actors allows, and the "
+            f"cluster has room for {slots}. Give --wait-for-workers the seconds to wait for more nodes."
         )
 
     def plan(size: tuple[int, int], share: float) -> ActorPlan:
@@ -174,9 +175,10 @@ def _plan_gpus(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) -> 
         traversal = asked_t or max(1, min(slots - (asked_r or 1), round(slots / 6)))
         reconstruction = asked_r or max(1, slots - traversal)
         if traversal + reconstruction > slots:
+            needed = (traversal + reconstruction) * share
             raise SettingsError(
-                f"{reconstruction} reconstruction actors and {traversal} traversal actors at --gpus-per-actor "
-                f"{share:g} need {(traversal + reconstruction) * share:g} GPUs; the cluster has {gpus:g}."
+                f"{counted(reconstruction, 'reconstruction actor')} and {counted(traversal, 'traversal actor')} at "
+                f"--gpus-per-actor {share:g} need {counted(needed, 'GPU', spec='g')}; the cluster has {gpus:g}."
             )
     threads = compute.threads_per_actor or DEFAULT_THREADS
     return PoolPlan(

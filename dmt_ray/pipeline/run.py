@@ -15,6 +15,7 @@ from dmt_ray.pipeline.run_sentences import closing_summary, intentions, name_exe
 from dmt_ray.pipeline.stopping import Stopper
 from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
+from dmt_ray.words import agreed
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ def run_job(config: JobConfig, emit: Callable[[str], None] = logger.info) -> int
         if outcome.skipped:
             count = sum(len(found.items) for found in run.exemplars.values())
             names = name_exemplars(run)
-            emit(f"{len(outcome.skipped)} of {count} {names} were left out; the first: {outcome.skipped[0]}")
+            were = agreed(len(outcome.skipped), "was", "were")
+            emit(f"{len(outcome.skipped)} of {count} {names} {were} left out; the first: {outcome.skipped[0]}")
         if not outcome.written:
             emit("The run stopped before its first shard and has written nothing: run the same command again.")
             return EXIT_INCOMPLETE

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dmt_ray.jobs.exemplar_sets import describe_balance
+from dmt_ray.jobs.exemplar_sets import describe_balance, exemplar_noun
 from dmt_ray.output.verify import VerifyReport
 from dmt_ray.pipeline.outcome import EXIT_ERRORS, RunOutcome
 from dmt_ray.pipeline.planning import KIND_OPTION
 from dmt_ray.pipeline.prepare import PreparedRun
 from dmt_ray.storage.files import masked
+from dmt_ray.words import agreed, counted
 
 
 def name_exemplars(run: PreparedRun) -> str:
-    """Name the exemplars as the job's options do."""
-    return " and ".join(f"{option}s" for option in run.exemplars)
+    """Name the sets of exemplars."""
+    return " and ".join(f"{exemplar_noun(option)}s" for option in run.exemplars)
 
 
 def _counts(run: PreparedRun) -> str:
     if run.manifold is not None:
         return f"manifold {masked(run.manifold.place)}"
-    return ", ".join(f"{len(found.items)} {option}s" for option, found in run.exemplars.items())
+    return ", ".join(counted(len(found.items), exemplar_noun(option)) for option, found in run.exemplars.items())
 
 
 def intentions(run: PreparedRun) -> list[str]:
@@ -27,7 +28,8 @@ def intentions(run: PreparedRun) -> list[str]:
     planned = run.shards.images
     todo = run.todo.without(run.retry)
     lines = [
-        f"{planned} images in {len(run.shards)} shards, {todo.images} of them in {len(todo)} shards to do; "
+        f"{counted(planned, 'image')} in {counted(len(run.shards), 'shard')}, {todo.images} of them in "
+        f"{counted(len(todo), 'shard')} to do; "
         f"{_counts(run)}; weights {run.weights_label} from {run.weights.origin}.",
         f"Output: {masked(config.output.output)}",
     ]
@@ -38,13 +40,17 @@ def intentions(run: PreparedRun) -> list[str]:
     if run.extended:
         grown = planned - (0 if run.found.plan is None else run.found.plan.images)
         if grown:
-            lines.append(f"The plan has grown by {grown} new image{'' if grown == 1 else 's'}.")
+            lines.append(f"The plan has grown by {counted(grown, 'new image')}.")
         else:
             lines.append("No image is new; the plan takes the tables and archives as they are now.")
     elif not run.fresh and not config.run.extend:
         lines.append("The plan is frozen; --extend adds inputs that have come since then.")
     if run.retry:
-        lines.append(f"{sum(run.retry.values())} error rows in {len(run.retry)} other shards are done again.")
+        failed = sum(run.retry.values())
+        lines.append(
+            f"{counted(failed, 'error row')} in {counted(len(run.retry), 'other shard')} "
+            f"{agreed(failed, 'is', 'are')} done again."
+        )
     if run.replace:
         lines.append("The earlier run there is replaced.")
     return lines
@@ -84,8 +90,8 @@ def closing_summary(run: PreparedRun, report: VerifyReport, outcome: RunOutcome,
             f"{stage} {seconds / outcome.rows:.3f}" for stage, seconds in outcome.stage_seconds.items()
         )
         lines.append(
-            f"{outcome.rows} rows in {outcome.seconds:.1f} s after start-up: {outcome.rows / outcome.seconds:.2f} "
-            f"rows/s; seconds per row: {stages}."
+            f"{counted(outcome.rows, 'row')} in {outcome.seconds:.1f} s after start-up: "
+            f"{outcome.rows / outcome.seconds:.2f} rows/s; seconds per row: {stages}."
         )
     elif not run.todo:
         lines.append("Nothing was left to do.")
@@ -93,8 +99,8 @@ def closing_summary(run: PreparedRun, report: VerifyReport, outcome: RunOutcome,
         lines.append("Incomplete: run the same command again to do what is missing.")
     if not_retried := outcome.not_retried(run):
         lines.append(
-            f"The run stopped early: {not_retried} of the {sum(run.retry.values())} error rows were not tried again. "
-            "Run the same command again."
+            f"The run stopped early: {not_retried} of the {counted(sum(run.retry.values()), 'error row')} "
+            f"{agreed(not_retried, 'was', 'were')} not tried again. Run the same command again."
         )
     if code == EXIT_ERRORS:
         lines.append(

@@ -13,6 +13,7 @@ from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 from dmt_ray.process_exit import SIGNALS
+from dmt_ray.words import agreed, counted
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +78,10 @@ class Stopper:
         self._errors += errors
         allowed = self._max_error_rate
         if allowed is not None and not self.stopping and going_wrong(self._rows, self._errors, allowed):
+            are = agreed(self._errors, "is an error", "are errors")
             logger.error(
-                "%d of %d rows are errors, and --max-error-rate allows %s: the run stops early.",
-                *(self._errors, self._rows, allowed),
+                "%d of %s %s, and --max-error-rate allows %s: the run stops early.",
+                *(self._errors, counted(self._rows, "row"), are, allowed),
             )
             self.going_wrong = True
             self._stop()

@@ -13,6 +13,7 @@ from ray.autoscaler.sdk import request_resources
 from dmt_ray.config import ComputeConfig, is_elastic, pool_range
 from dmt_ray.errors import SettingsError
 from dmt_ray.pipeline.resources import plan_pools
+from dmt_ray.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def missing_in(nodes: Sequence[Mapping[str, float]], compute: ComputeConfig) -> 
     """Say what the nodes lack; None when the run can begin."""
     gpus = sum(node.get("GPU", 0) for node in nodes)
     if compute.wait_for_gpus is not None and gpus < compute.wait_for_gpus:
-        return f"The cluster has {gpus:g} of the {compute.wait_for_gpus} GPUs of --wait-for-gpus."
+        return f"The cluster has {gpus:g} of the {counted(compute.wait_for_gpus, 'GPU')} of --wait-for-gpus."
     try:
         plan_pools(nodes, compute)
     except SettingsError as error:

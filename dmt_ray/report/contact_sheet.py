@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dmt_ray.words import counted
+
 _MARGIN = 10
 _TEXT = 15
 _LINE = 22
@@ -43,9 +45,9 @@ def contact_sheet(
     if not rows or not titles:
         raise ValueError("a contact sheet needs at least one row and one title")
     if any(len(row) != len(titles) for row in rows):
-        raise ValueError(f"every row must hold {len(titles)} pictures, one per title")
+        raise ValueError(f"every row must hold {counted(len(titles), 'picture')}, one per title")
     if captions is not None and len(captions) != len(rows):
-        raise ValueError(f"{len(captions)} captions for {len(rows)} rows")
+        raise ValueError(f"{counted(len(captions), 'caption')} for {counted(len(rows), 'row')}")
     if across < 1 or min(cell) < 1:
         raise ValueError("across and cell must be at least 1")
     font = ImageFont.load_default(_TEXT)

@@ -31,6 +31,7 @@ from dmt_ray.report.summary import Summary
 from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
 from dmt_ray.storage.inputs.reader import InputReader
+from dmt_ray.words import agreed, counted
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +61,15 @@ class WrittenReport:
 
     def sentences(self) -> list[str]:
         """Say what was written, one fact a line."""
-        lines = [f"{masked(self.page)}: {self.rows} rows, {self.photos} photos in the list."]
+        lines = [f"{masked(self.page)}: {counted(self.rows, 'row')}, {counted(self.photos, 'photo')} in the list."]
         if self.without_input:
-            lines.append(f"{self.without_input} photos have no picture of the input; the page says why.")
+            have = agreed(self.without_input, "has", "have")
+            lines.append(f"{counted(self.without_input, 'photo')} {have} no picture of the input; the page says why.")
         if self.unread:
+            are, them = agreed(len(self.unread), "is", "are"), agreed(len(self.unread), "it", "them")
             lines.append(
-                f"{len(self.unread)} shards are damaged: rows or pictures of them are missing, see `dmt-ray verify`."
+                f"{counted(len(self.unread), 'shard')} {are} damaged: rows or pictures of {them} are missing, see "
+                "`dmt-ray verify`."
             )
         return lines
 
@@ -109,7 +113,9 @@ def write_report(output: str, options: ReportOptions | None = None) -> WrittenRe
         data.add(pictures)
         if time.monotonic() - told > _TELL_SECONDS:
             told = time.monotonic()
-            logger.info("%d of %d photos are in the report.", data.photos, min(plan.images, options.limit))
+            expected_photos = counted(min(plan.images, options.limit), "photo")
+            are = agreed(data.photos, "is", "are")
+            logger.info("%d of %s %s in the report.", data.photos, expected_photos, are)
     data.finish()
     if inputs is not None:
         inputs.reader.close()

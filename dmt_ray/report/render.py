@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pkgutil
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jinja2
@@ -16,6 +17,7 @@ from dmt_ray.report.data_files import ROWS_PER_FILE, THUMBNAILS_PER_FILE, DataFi
 from dmt_ray.report.figures import figure_names, label_of
 from dmt_ray.report.summary import Summary, throughput
 from dmt_ray.storage.files import masked
+from dmt_ray.words import agreed, counted
 
 #: The page's own scripts, in the order in which they run, and its style sheet.
 SCRIPTS = ("data", "list", "photo")
@@ -62,6 +64,7 @@ def render_page(
         lstrip_blocks=True,
     )
     environment.filters.update(number=charts.number, duration=charts.duration)
+    environment.filters.update(counted=partial(counted, spec=","), agreed=agreed)
     manifest = {
         "digest": data.digest,
         "rows": data.rows,

@@ -16,6 +16,7 @@ from dmt_ray.report.scaling import (
     estimate,
     losses_by_shard_size,
 )
+from dmt_ray.words import counted
 
 #: Below this share of the fullest resource, the others are not worth a word.
 WORTH_TELLING = 0.01
@@ -35,11 +36,11 @@ def plan_sentences(
     """
     hours = plan.images / found.rate / 3600
     pools = f"{traversal_gpus or 'shared'} for the traversal, {reconstruction_gpus} for the reconstruction"
-    results = "1 result" if plan.steps == 1 else f"{plan.steps} results"
-    yield f"{plan.images:,} images at {plan.size} px, {results} each, on {plan.gpus} x {plan.gpu} ({pools})."
+    images, results = counted(plan.images, "image", spec=","), counted(plan.steps, "result")
+    yield f"{images} at {plan.size} px, {results} each, on {plan.gpus} x {plan.gpu} ({pools})."
     yield "Times come from counted operations and the utilisation that was measured on one card, an H200."
     yield ""
-    yield f"Time: {hours_text(hours)} at {found.rate:,.0f} images/s."
+    yield f"Time: {hours_text(hours)} at {counted(found.rate, 'image', spec=',.0f')}/s."
     yield f"  reconstruction, an image on one GPU: {_parts(found.reconstruction)}"
     yield f"  traversal, an image on one GPU: {_parts(found.traversal)}"
     first, *others = found.use.items()
@@ -49,16 +50,17 @@ def plan_sentences(
         best = best_division(plan, found)
         rate = estimate(plan, best, plan.gpus - best).rate
         if rate > WORTH_CHANGING * found.rate:
-            yield f"  --traversal-actors {best} would make it {rate:,.0f} images/s."
+            yield f"  --traversal-actors {best} would make it {counted(rate, 'image', spec=',.0f')}/s."
     seconds = plan.shard_size * plan.gpus / found.rate
-    yield f"Shards: {plan.shards:,} of {plan.shard_size} images, {hours_text(seconds / 3600)} each on a GPU."
+    size_text = counted(plan.shard_size, "image")
+    yield f"Shards: {plan.shards:,} of {size_text}, {hours_text(seconds / 3600)} each on a GPU."
     if (size := better_shard_size(plan, found)) >= 2 * plan.shard_size:
         longer = hours_text(seconds / 3600 * size / plan.shard_size)
         yield f"  --shard-size {size} makes {math.ceil(plan.images / size):,}, {longer} each."
     yield f"Bytes: {bytes_text(found.bytes_in)} in, {bytes_text(found.bytes_out)} out as {plan.image_format}."
     yield (
-        f"Object store of each node: {bytes_text(found.features)} of features of {plan.exemplars} exemplars, "
-        f"{bytes_text(found.in_flight)} of shards in flight."
+        f"Object store of each node: {bytes_text(found.features)} of features of "
+        f"{counted(plan.exemplars, 'exemplar')}, {bytes_text(found.in_flight)} of shards in flight."
     )
     memory = known.CARDS[plan.gpu].memory_gb * 1e9
     fits = "" if found.card <= memory else ": too little; the batch is cut in half until it fits"
@@ -69,9 +71,10 @@ def plan_sentences(
         total = hours * plan.gpus * plan.price_per_gpu_hour
         yield f"Cost: {total:,.2f}, which is {total / plan.images * 1000:.4f} per thousand images."
     yield ""
+    gpus, times = min(plan.gpus, plan.gpus_per_node), counted(plan.losses_per_node_day, "time", spec="g")
     yield (
-        f"Lost nodes: {plan.nodes} nodes with {min(plan.gpus, plan.gpus_per_node)} GPUs each, lost "
-        f"{plan.losses_per_node_day:g} times a day and replaced in {plan.minutes_to_replace:g} min; "
+        f"Lost nodes: {counted(plan.nodes, 'node')} with {counted(gpus, 'GPU')} each, lost "
+        f"{times} a day and replaced in {plan.minutes_to_replace:g} min; "
         f"the mean of {SIMULATIONS} simulated runs, seed {plan.seed}:"
     )
     yield from losses_table(losses_by_shard_size(plan, found.rate), plan.gpus / found.rate)

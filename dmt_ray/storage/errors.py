@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dmt_ray.errors import DmtError
 from dmt_ray.masking import masked
+from dmt_ray.words import counted
 
 
 class StorageError(DmtError):
@@ -35,7 +36,7 @@ class TooLargeError(StorageError):
 
     def __init__(self, uri: str, size: int, limit: int) -> None:
         self.size, self.limit = size, limit
-        super().__init__(uri, f"has {size} bytes, and the limit is {limit}")
+        super().__init__(uri, f"has {counted(size, 'byte')}, and the limit is {limit}")
 
     def __reduce__(self) -> tuple[type[TooLargeError], tuple[str, int, int]]:  # type: ignore[override]
         """Keep the fields when the error crosses a process boundary."""

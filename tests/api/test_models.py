@@ -160,7 +160,7 @@ def test_exemplars_from_tables(colour, tmp_path, grey):
     fit(FitConfig(str(tmp_path / "a"), exemplars, model=ModelConfig(size=32, weights="random:0"), judge="none"))
     loaded = dmt_ray.Transformer.load(tmp_path / "a", judge="none", weights="random:0", lpips=False, iterations=2)
     fitted = dmt_ray.Transformer.fit(table, table, judge="none", **wheres, **SMALL)
-    assert repr(fitted) == "<Transformer of 1 sources, 2 targets, size 32, on cpu>"
+    assert repr(fitted) == "<Transformer of 1 source, 2 targets, size 32, on cpu>"
     # A photo is in no table, so it has no attributes, and needs none.
     assert np.array_equal(loaded.edit(grey).picture, fitted.edit(grey).picture)
 
@@ -228,7 +228,7 @@ def test_exemplars_that_cannot_be_used(colour, tmp_path):
     model = dmt_ray.Colorizer.fit([colourless, *sorted(colour.iterdir())], **SMALL)
     assert model.left_out == ["reference 0: The picture is grey, and a reference must have colour."]
     for references, reason in (
-        ([colourless], "None of the 1 references can be used; .* is grey"),
+        ([colourless], "The only reference cannot be used: .* is grey"),
         ([], "--reference holds no picture"),
         (colourless, r"--reference is an array of shape \(40, 40, 3\); several pictures are"),
         ([np.zeros((8, 8, 3))], "--reference: picture 0: The array is float64"),

@@ -71,8 +71,8 @@ def test_a_retry_that_is_stopped_is_not_complete(options, hooks, start, grace, n
     output, _ = driver.communicate(timeout=PATIENCE)
     (hooks / "release").touch()
     assert driver.returncode == 3, output
-    left = 1 if grace > 1 else 2
-    assert f"{left} of the 2 error rows were not tried again".encode() in output
+    left = b"1 of the 2 error rows was" if grace > 1 else b"2 of the 2 error rows were"
+    assert left + b" not tried again" in output
     assert b"10 planned, 10 rows: 8 ok, 2 errors." in output
     after = subprocess.run(
         command_line(options, out, "--retry-failed"), env=attached(), capture_output=True, timeout=PATIENCE

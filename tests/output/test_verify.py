@@ -98,7 +98,7 @@ def test_a_flipped_bit_is_found_by_the_deep_check_and_discarded(out, configure, 
     assert list(report.damaged) == [0]
     assert "checksum" in report.damaged[0].lower() or "crc" in report.damaged[0].lower()
     assert cli.main(["verify", out, "--deep", "--discard"]) == 3
-    assert "1 files were moved aside" in capsys.readouterr().out
+    assert "1 file was moved aside" in capsys.readouterr().out
     assert todo(configure) == [0]
 
 
@@ -111,7 +111,7 @@ def test_an_image_that_was_spoiled_before_it_was_written(out, fingerprint):
     assert verify_output(out).complete
     report = verify_output(out, deep=True)
     assert report.damaged_images == ["photo-0.jpg"]
-    assert "1 images are damaged" in report.damaged[0]
+    assert "1 image is damaged" in report.damaged[0]
 
 
 def test_an_image_that_cannot_be_decoded_though_its_checksum_is_right(out, fingerprint):
@@ -165,8 +165,8 @@ def test_commit_refuses_what_verify_would_refuse(configure, tmp_path):
     shard = run.shards[0]
     good = [row(item.id, step) for item in shard.items for step in range(2)]
     spoiled = {
-        "lacks 1 rows": good[:3],
-        "has 1 rows beyond": [*good, good[0]],
+        "lacks 1 row ": good[:3],
+        "has 1 row beyond": [*good, good[0]],
         "not in the plan's order": good[2:] + good[:2],
         "neither ok nor error": [good[0] | {"status": "fine"}, *good[1:]],
         "psnr_to_input is not a finite number": [good[0] | {"psnr_to_input": float("nan")}, *good[1:]],
@@ -301,8 +301,8 @@ def test_files_of_several_pages_and_truncated_ones_are_counted_once(configure, t
     report = verify_output(str(tmp_path / "out"))
     assert (report.paged, report.truncated) == (1, 1)
     said = "\n".join(report.sentences())
-    assert "1 files have more than one frame or page; the first was taken" in said
-    assert "1 files are truncated, and what could be decoded was taken." in said
+    assert "1 file has more than one frame or page; the first was taken" in said
+    assert "1 file is truncated, and what could be decoded was taken." in said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")

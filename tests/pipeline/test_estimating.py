@@ -42,7 +42,7 @@ def test_an_estimate_times_three_photos(configure, tmp_path):
     assert run_job(config, said.append) == 0
     text = "\n".join(said)
     assert "one cannot be used: empty.jpg: " in text
-    per_photo = re.search(r"Time: ([\d.]+) s per photo on \d+ threads of a CPU .* 6 photos take [\d.]+ \w+ of", text)
+    per_photo = re.search(r"Time: ([\d.]+) s per photo on \d+ threads? of a CPU .* 6 photos take [\d.]+ \w+ of", text)
     assert per_photo is not None, text
     assert float(per_photo[1]) > 0
     assert re.search(r"Before that, 5 exemplars are learned from in about [\d.]+ (s|min)\.", text)

@@ -208,7 +208,7 @@ def test_no_readable_reference(configure, tmp_path):
     folder = tmp_path / "references"
     folder.mkdir()
     (folder / "a.jpg").write_bytes(b"")
-    with pytest.raises(SettingsError, match="None of the 1 references can be used"):
+    with pytest.raises(SettingsError, match="The only reference cannot be used"):
         prepare_run(configure(reference=str(folder)))
 
 
@@ -216,7 +216,7 @@ def test_grey_references_teach_nothing(configure, tmp_path, photos):
     folder = tmp_path / "references"
     folder.mkdir()
     shutil.copy(photos / "inputs" / "photo-0.jpg", folder / "grey.jpg")
-    with pytest.raises(SettingsError, match=r"None of the 1 references can be used.*grey\.jpg: The picture is grey"):
+    with pytest.raises(SettingsError, match=r"The only reference cannot be used.*grey\.jpg: The picture is grey"):
         prepare_run(configure(reference=str(folder)))
     shutil.copy(photos / "references" / "0.png", folder / "colour.png")
     run = prepare_run(configure(reference=str(folder)))

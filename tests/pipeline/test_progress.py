@@ -31,14 +31,14 @@ def test_lines_tell_all_facts(clock, caplog):
     with caplog.at_level(logging.INFO, "dmt_ray"), Progress(100, 20, shown=True, actors=CPUS) as progress:
         clock[0] += 11
         progress.add(11, 1)
-        assert caplog.messages == ["31 of 100 rows, 1 failed, 1 rows/s, 01:09 left"]
+        assert caplog.messages == ["31 of 100 rows, 1 failed, 1 row/s, 01:09 left"]
         clock[0] += 5
         progress.add(5, 0)  # too early for another line
         progress.note_busy({"traverse": 1, "reconstruct": 2})
         assert len(caplog.messages) == 1
         clock[0] += 5
         progress.add(5, 1)
-        assert caplog.messages[1:] == ["41 of 100 rows, 2 failed, 1 rows/s, 00:59 left, 3/5 actors busy"]
+        assert caplog.messages[1:] == ["41 of 100 rows, 2 failed, 1 row/s, 00:59 left, 3/5 actors busy"]
         clock[0] += 61  # no rows come, and the run still says that it is there
         progress.note_busy({"reconstruct": 7})  # more than there may be: some are leaving, and others have come
         assert caplog.messages[2].endswith("4/5 actors busy")
@@ -71,7 +71,7 @@ def test_one_bar_on_a_terminal_and_the_log_above_it(clock, monkeypatch):
         root.warning("A photo is odd.")
     assert root.handlers == [handler]
     shown = screen.getvalue()
-    assert re.search(r"4 of 10 rows, 1 failed, 1 rows/s, 00:06 left, 3/5 actors busy \|.*\|", shown)
+    assert re.search(r"4 of 10 rows, 1 failed, 1 row/s, 00:06 left, 3/5 actors busy \|.*\|", shown)
     (line,) = (part for part in re.split(r"[\r\n]", shown) if "odd" in part)
     assert line.strip() == "WARNING A photo is odd."  # a line of its own
     assert "INFO" not in shown

@@ -131,4 +131,4 @@ def test_pictures_of_saved_displacements_are_those_of_one_run(
     assert "a run that made pictures" in capsys.readouterr().err
     (tmp_path / "moves" / "shards" / "shard-000000.parquet").unlink()
     assert cli.main(words("reconstruct", tmp_path / "moves", *options[:-1], tmp_path / "third")) == 2
-    assert "still lacks 1 of its 1 shards" in capsys.readouterr().err
+    assert "still lacks 1 of its 1 shard;" in capsys.readouterr().err

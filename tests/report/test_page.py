@@ -201,7 +201,7 @@ def test_unfinished_and_damaged_outputs_are_shown_as_far_as_they_go(tmp_path, ph
     written = write_report(output)
     assert written.rows == 12
     assert list(written.unread) == [1]
-    assert "1 shards are damaged" in written.sentences()[-1]
+    assert "1 shard is damaged: rows or pictures of it are missing" in written.sentences()[-1]
     page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "This report is of 2 of 4 shards" in page
     assert "shard-000001.parquet is damaged, and rows or pictures" in page

@@ -324,11 +324,24 @@ def test_a_run_that_has_only_begun(browser, tmp_path):
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto((tmp_path / "out" / "report" / "index.html").as_uri())
     playwright.expect(page.locator("#count")).to_have_text("0 of 0 rows")
-    assert "0 of 1 shards" in page.locator("header").inner_text()
+    assert "0 of 1 shard:" in page.locator("header").inner_text()
     page.focus("#grid")
     page.keyboard.press("Enter")
     page.keyboard.press("ArrowDown")
     assert wrong == []
+    context.close()
+
+
+def test_one_photo_is_counted_as_one(browser, tmp_path):
+    photos = save_photos(tmp_path / "in", ["a.png"])
+    make_output(str(tmp_path / "out"), photos, lambda number, item: [error_row("crash", "x")])
+    written = write_report(str(tmp_path / "out"))
+    assert written.sentences()[0].endswith(": 1 row, 1 photo in the list.")
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto((tmp_path / "out" / "report" / "index.html").as_uri())
+    playwright.expect(page.locator("#count")).to_have_text("1 of 1 row")
+    assert page.locator("#errors .badge").inner_text() == "1 row"
     context.close()
 
 

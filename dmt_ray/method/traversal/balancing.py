@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmt_ray.errors import SettingsError
+from dmt_ray.words import agreed, counted
 
 Floats = npt.NDArray[np.float64]
 
@@ -81,11 +82,13 @@ class Balance:
     def faults(self) -> list[str]:
         """Return a sentence for each class of few effective exemplars, and for each column that stays unequal."""
         found = []
-        for name, side in (("sources", self.sources), ("targets", self.targets)):
+        for name, side in (("source", self.sources), ("target", self.targets)):
             if side.effective_size < FEW_EXEMPLARS:
+                count = len(side.weights)
+                they_count, they_are = agreed(count, "counts", "count"), agreed(count, "it is", "they are")
                 found.append(
-                    f"The {len(side.weights)} {name} count as only {side.effective_size:.1f} once they are balanced, "
-                    "so chance decides much of the move; balance fewer columns, or take more exemplars."
+                    f"The {counted(count, name)} {they_count} as only {side.effective_size:.1f} once {they_are} "
+                    "balanced, so chance decides much of the move; balance fewer columns, or take more exemplars."
                 )
         gaps = (self.targets.means_after - self.sources.means_after) / self.deviations
         for column, gap, source, target in zip(
@@ -129,8 +132,8 @@ def balance_classes(sources: Floats, targets: Floats, columns: Sequence[str]) ->
     for place, name in enumerate(names):
         if deviations[place] <= 1e-12 * np.abs(both[:, place]).max():
             raise SettingsError(
-                f"Column {name!r} to balance by is {both[0, place]:g} for all {len(both)} exemplars, so there is "
-                "nothing to balance; leave it out."
+                f"Column {name!r} to balance by is {both[0, place]:g} for all {counted(len(both), 'exemplar')}, so "
+                "there is nothing to balance; leave it out."
             )
     center = both.mean(axis=0)
     w, v = _solve((sources - center) / deviations, (targets - center) / deviations)

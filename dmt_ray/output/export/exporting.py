@@ -21,6 +21,7 @@ from dmt_ray.output.export.webdataset import WebDatasetWriter
 from dmt_ray.output.export.writing import Destination
 from dmt_ray.output.shard_file import each
 from dmt_ray.storage import files
+from dmt_ray.words import agreed, counted
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +50,15 @@ class ExportReport:
     def sentences(self) -> list[str]:
         """Say what was done, one fact a line."""
         lines = [
-            f"{self.pictures} pictures in {self.files} files ({self.size / 1e6:.1f} MB); {self.created} of them were "
-            "written now."
+            f"{counted(self.pictures, 'picture')} in {counted(self.files, 'file')} ({self.size / 1e6:.1f} MB); "
+            f"{self.created} of them {agreed(self.created, 'was', 'were')} written now."
         ]
         if self.left_out:
-            lines.append(f"{self.left_out} pictures were left out by --only.")
+            were = agreed(self.left_out, "was", "were")
+            lines.append(f"{counted(self.left_out, 'picture')} {were} left out by --only.")
         if self.errors:
-            lines.append(f"{self.errors} error rows have no picture.")
+            have = agreed(self.errors, "has", "have")
+            lines.append(f"{counted(self.errors, 'error row')} {have} no picture.")
         return lines
 
 
@@ -106,7 +109,7 @@ def export(output: str, dest: str, options: ExportOptions) -> ExportReport:
         number_of_files += len({entry.path for entry in entries})
         size += sum(entry.size for entry in entries if (entry.id is None) == writer.whole)
         if new:
-            logger.info("%d of %d parts: %d pictures.", count, len(units), pictures)
+            logger.info("%d of %s: %s.", count, counted(len(units), "part"), counted(pictures, "picture"))
     writer.finish(destination)
     drop_parts(dest, len(units))
     errors = sum(facts.errors for facts in run.facts.values())

@@ -20,6 +20,7 @@ from dmt_ray.output.export.writing import Destination
 from dmt_ray.output.input_columns import PREFIX
 from dmt_ray.output.schema import column_name
 from dmt_ray.storage.hashing import HashingFile
+from dmt_ray.words import counted
 
 #: Bytes of a row group, about.
 _GROUP_BYTES = 100_000_000
@@ -74,8 +75,9 @@ class HuggingFaceWriter:
     def finish(self, destination: Destination) -> None:
         """Write the card."""
         job = self._run.source.job
+        pictures = sum(map(self._run.pictures, self._run.facts))
         text = (
-            f"{sum(map(self._run.pictures, self._run.facts))} photos edited by deep manifold traversal"
+            f"{counted(pictures, 'photo')} edited by deep manifold traversal"
             f"{'' if job is None else f' (`dmt-ray {job}`)'}. `id` is the photo, `strength` how far it was moved."
         )
         card = card_bytes("Photos edited by dmt_ray", text, "data/train-*.parquet", self._schema, self._images)

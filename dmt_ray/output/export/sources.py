@@ -33,6 +33,7 @@ from dmt_ray.output.verify import verify_output
 from dmt_ray.output.versions import recorded_expected
 from dmt_ray.storage import files
 from dmt_ray.storage.files import masked
+from dmt_ray.words import agreed
 
 
 class Source(Protocol):
@@ -155,7 +156,8 @@ def open_source(place: str) -> Source:
     source: Source = _parts(place) if is_compaction(place) else _shards(place)
     errors = sum(facts.errors for facts in source.facts.values())
     if errors == sum(facts.rows for facts in source.facts.values()):
-        raise SettingsError(f"{masked(place)} has no picture to export: all {errors} rows are error rows.")
+        why = agreed(errors, "its only row is an error row", f"all {errors} rows are error rows")
+        raise SettingsError(f"{masked(place)} has no picture to export: {why}.")
     return source
 
 

@@ -91,13 +91,17 @@ const dmtReport = (() => {
     return Number.isInteger(value) ? value.toLocaleString("en") : String(Number(value.toPrecision(4)));
   }
 
+  function counted(count, noun) {
+    return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+  }
+
   function element(tag, properties = {}, ...children) {
     const made = Object.assign(document.createElement(tag), properties);
     made.append(...children);
     return made;
   }
 
-  return { manifest, columns, receive, loadRows, thumbnails, views, rowsOf, verdict, shown, element };
+  return { manifest, columns, receive, loadRows, thumbnails, views, rowsOf, verdict, shown, counted, element };
 })();
 
 /* Light or dark, as the system has it or as it was chosen here. */

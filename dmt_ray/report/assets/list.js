@@ -2,7 +2,7 @@
 
 /* The list of rows: filtered, sorted, and drawn only where it is seen. */
 const dmtList = (() => {
-  const { manifest, columns, element, shown, verdict } = dmtReport;
+  const { manifest, columns, counted, element, shown, verdict } = dmtReport;
   const byId = (id) => document.getElementById(id);
   const grid = byId("grid");
   const canvas = byId("rows");
@@ -69,8 +69,7 @@ const dmtList = (() => {
       if (inside) order.push(row);
     }
     if (sortBy) order.sort(compare);
-    const all = manifest.rows.toLocaleString("en");
-    byId("count").textContent = `${order.length.toLocaleString("en")} of ${all} rows`;
+    byId("count").textContent = `${order.length.toLocaleString("en")} of ${counted(manifest.rows, "row")}`;
     grid.setAttribute("aria-rowcount", order.length + 1);
     active = 0;
     grid.scrollTop = 0;

@@ -26,6 +26,7 @@ from dmt_ray.storage.decoding.refusing import check_pixels, one_line, too_large
 from dmt_ray.storage.decoding.signatures import image_format, no_image, other_image
 from dmt_ray.storage.decoding.tiff import decode_tiff, pillow_reads
 from dmt_ray.storage.decoding.tiff_tags import TiffLayout, tiff_layout
+from dmt_ray.words import counted
 
 _FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000"]  # MPO is opened as JPEG
 if features.check("avif"):
@@ -213,13 +214,14 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _unidentified(data: bytes, kind: str | None) -> ImageError:
+    size = counted(len(data), "byte")
     if kind is not None:
         if kind == "AVIF" and "AVIF" not in _FORMATS:
             return ImageError("unsupported", "The data are an AVIF image, and this Pillow is built without AVIF.")
         word = "truncated" if is_cut_short(data, kind) else "unreadable"
-        return ImageError(word, f"The {kind} image is {word}: its header ({len(data)} bytes in all) makes no sense.")
+        return ImageError(word, f"The {kind} image is {word}: its header ({size} in all) makes no sense.")
     if (name := other_image(data)) is not None:
         return ImageError("unsupported", f"The data are {name}, a kind of image that is not read.")
     if (name := no_image(data)) is not None:
-        return ImageError("not-an-image", f"The data ({len(data)} bytes) are {name}.")
-    return ImageError("not-an-image", f"The data ({len(data)} bytes) is in no image format that can be read.")
+        return ImageError("not-an-image", f"The data ({size}) are {name}.")
+    return ImageError("not-an-image", f"The data ({size}) is in no image format that can be read.")

@@ -16,6 +16,7 @@ from dmt_ray.storage.decoding.depth import to_8_bits
 from dmt_ray.storage.decoding.extra_formats import INSTALL, load
 from dmt_ray.storage.decoding.refusing import check_pixels, one_line
 from dmt_ray.storage.decoding.tiff_tags import TiffLayout
+from dmt_ray.words import counted
 
 #: Compressions that Pillow's libtiff has: none, CCITT, LZW, JPEG, Deflate, PackBits, LZMA, Zstandard.
 _PILLOW_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000})
@@ -105,7 +106,8 @@ def _channels_last(samples: npt.NDArray[Any], page: Any) -> npt.NDArray[Any]:
 def _as_srgb(samples: npt.NDArray[Any], layout: TiffLayout, profile: object) -> Image.Image:
     colors = _COLORS[layout.photometric]
     if samples.shape[2] < colors:
-        raise ImageError("unreadable", f"The TIFF image decodes to {samples.shape[2]} channels, not {colors}.")
+        channels = counted(samples.shape[2], "channel")
+        raise ImageError("unreadable", f"The TIFF image decodes to {channels}, not {colors}.")
     extra = layout.extra_samples[:1]
     has_alpha = extra in ((_ASSOCIATED,), (_UNASSOCIATED,)) and samples.shape[2] > colors
     used = samples[..., : colors + has_alpha]

@@ -6,6 +6,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dmt_ray.words import agreed
+
 #: Directories, entries of one and of all of them, and values of an entry, that are read; a small file may claim more.
 _MOST_PAGES, _MOST_ENTRIES, _MOST_ENTRIES_IN_ALL, _MOST_VALUES = 100_000, 4096, 500_000, 64
 #: By type number: format and bytes of the integers that are read.
@@ -98,7 +100,8 @@ class TiffLayout:
         packed = "" if self.compression == 1 else f", compression {self.compression}"
         colors = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab"}
         space = colors.get(self.photometric, f"photometric interpretation {self.photometric}")
-        return f"{space}, {self.samples} x {self.bits}-bit {kind}samples{planes}{packed}"
+        samples = agreed(self.samples, "sample", "samples")
+        return f"{space}, {self.samples} x {self.bits}-bit {kind}{samples}{planes}{packed}"
 
 
 def tiff_layout(data: bytes) -> TiffLayout | None:

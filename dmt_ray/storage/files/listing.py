@@ -11,6 +11,7 @@ from dmt_ray.storage.files import local, remote
 from dmt_ray.storage.files.guarding import guard
 from dmt_ray.storage.files.uris import MAGIC, escaped, is_local, local_path, with_braces_expanded
 from dmt_ray.storage.threads import reading_threads
+from dmt_ray.words import agreed, counted
 
 #: So many names of a pattern with braces are looked up side by side.
 _AT_ONCE = 16
@@ -155,7 +156,9 @@ def _listed(uri: str, suffixes: Collection[str] | None, *, identified: bool) -> 
     missing = [name for name, files in zip(names, found, strict=True) if not files and not MAGIC.search(name)]
     if missing:
         raise StorageError(
-            uri, f"{len(missing)} of its {len(names)} names do not exist; the first: {masked(missing[0])}"
+            uri,
+            f"{len(missing)} of its {counted(len(names), 'name')} {agreed(len(missing), 'does', 'do')} not exist; "
+            f"the first: {masked(missing[0])}",
         )
     return sorted({file: known for files in found for file, known in files}.items())
 

@@ -14,6 +14,7 @@ from dmt_ray.storage.files import local, remote
 from dmt_ray.storage.files.guarding import check_identity, check_size, guard
 from dmt_ray.storage.files.policy import ListPolicy
 from dmt_ray.storage.files.uris import is_local, local_path
+from dmt_ray.words import agreed, counted
 
 
 def read_bytes(
@@ -99,7 +100,8 @@ def open_file(uri: str, *, identity: str | None = None) -> Iterator[IO[bytes]]:
         def read(start: int, end: int) -> bytes:
             data = guard(uri, lambda: cast(bytes, fs.cat_file(path, start=start, end=end)))
             if len(data) != end - start:
-                raise StorageError(uri, f"{end - start} bytes were asked for and {len(data)} came")
+                were = agreed(end - start, "was", "were")
+                raise StorageError(uri, f"{counted(end - start, 'byte')} {were} asked for and {len(data)} came")
             return data
 
         file = cast(IO[bytes], remote.RangeReader(read, int(size)))

@@ -25,6 +25,7 @@ from dmt_ray.storage.inputs.formats import Fields, InputFormat, Place
 from dmt_ray.storage.inputs.listing import INSIDE, InputItem, Listing, listing_batch, one_line, relative
 from dmt_ray.storage.inputs.passed_over import PassedOver, in_two, suffix_of
 from dmt_ray.storage.threads import reading_threads
+from dmt_ray.words import agreed, counted
 
 #: File name suffixes (lower case) of archives.
 TAR_SUFFIXES = frozenset({".tar"})
@@ -110,7 +111,7 @@ def list_archives(place: Place) -> Listing:
     passed_over = _passed_over(others, without_image, links)
     if not batches:
         what = f"a member .{image_column}" if image_column else "an image"
-        what = f"No image found in {masked(place.uri)}: no sample of its {len(found)} archive(s) has {what}."
+        what = f"No image found in {masked(place.uri)}: no sample of its {counted(len(found), 'archive')} has {what}."
         raise SettingsError(" ".join([what, *passed_over.sentences()]))
     schema = pa.schema([(name, pa.string()) for name in TEXT_MEMBERS if name in texts and name != image_column])
     return Listing(lambda: iter(batches), schema, containers=place.containers(used), passed_over=passed_over)
@@ -270,9 +271,11 @@ def _passed_over(others: Counter[str], without_image: int, links: int) -> Passed
     unreadable, beside = in_two(others)
     remarks = []
     if without_image:
-        remarks.append(f"{without_image} samples without an image are left out.")
+        are = agreed(without_image, "is", "are")
+        remarks.append(f"{counted(without_image, 'sample')} without an image {are} left out.")
     if links:
-        remarks.append(f"{links} links, devices or sparse files in archives are left out.")
+        kinds = agreed(links, "link, device or sparse file", "links, devices or sparse files")
+        remarks.append(f"{links} {kinds} in archives {agreed(links, 'is', 'are')} left out.")
     return PassedOver(unreadable_members=unreadable, sidecar_members=beside, remarks=tuple(remarks))
 
 

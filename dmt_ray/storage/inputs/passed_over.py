@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dmt_ray.storage.images import image_suffixes, suffixes_of_missing_formats
+from dmt_ray.words import agreed, counted
 
 #: Text and data that lie beside pictures and are never pictures themselves, by suffix.
 SIDECAR_SUFFIXES = frozenset(
@@ -24,6 +25,7 @@ _NO_SUFFIX = "without a suffix"
 _SIDECAR_NAMES = frozenset({"readme", "license", "licence", "copying", "makefile", "dockerfile", "notice", "authors"})
 _SUFFIX = re.compile(r"(\.tar)?\.[a-z0-9_+~-]{1,12}$")
 _MOST_NAMED = 8
+_FILE, _MEMBER = ("file", "files"), ("member of archives", "members of archives")
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,23 @@ class PassedOver:
             kind_option: the option that decides it, such as ``--input-kind``.
         """
         said = []
-        for noun, counts in (("file", self.unreadable), ("member of archives", self.unreadable_members)):
+        for nouns, counts in ((_FILE, self.unreadable), (_MEMBER, self.unreadable_members)):
             if counts:
-                are = "is no image" if sum(counts.values()) == 1 else "are no images"
-                said.append(f"{_number(counts, noun)} {are} that can be read: {_by_suffix(counts)}.{_hint(counts)}")
+                count = sum(counts.values())
+                are = agreed(count, "is no image", "are no images")
+                said.append(f"{counted(count, *nouns)} {are} that can be read: {_by_suffix(counts)}.{_hint(counts)}")
         if self.other_kinds:
-            others = ", ".join(f"{count} {name}" for name, count in self.other_kinds.items())
+            others = ", ".join(counted(count, f"{_of_kind(name)} file") for name, count in self.other_kinds.items())
             choose = "" if kind_option is None else f" {kind_option} decides otherwise."
-            said.append(f"The images are taken from the {kind} files; passed over as inputs: {others}.{choose}")
-        for noun, counts in (("file", self.sidecars), ("member of archives", self.sidecar_members)):
+            taken = f"The images are taken from the {_of_kind(kind)} files"
+            said.append(f"{taken}; passed over as inputs: {others}.{choose}")
+        for nouns, counts in ((_FILE, self.sidecars), (_MEMBER, self.sidecar_members)):
             if counts:
-                said.append(f"{_number(counts, noun)} beside the images, left alone: {_by_suffix(counts)}.")
+                beside = f"{counted(sum(counts.values()), *nouns)} beside the images"
+                said.append(f"{beside}, left alone: {_by_suffix(counts)}.")
         if self.outputs:
-            said.append(f"{self.outputs} files belong to outputs of runs and are no inputs.")
+            belong = f"{counted(self.outputs, 'file')} {agreed(self.outputs, 'belongs', 'belong')} to outputs of runs"
+            said.append(f"{belong} and {agreed(self.outputs, 'is no input', 'are no inputs')}.")
         return [*said, *self.remarks]
 
     def as_json(self) -> dict[str, Any]:
@@ -94,16 +100,15 @@ def in_two(counts: Counter[str]) -> tuple[dict[str, int], dict[str, int]]:
     return {key: n for key, n in ordered if key not in beside}, {key: n for key, n in ordered if key in beside}
 
 
-def _number(counts: Mapping[str, int], noun: str) -> str:
-    count = sum(counts.values())
-    first, space, rest = noun.partition(" ")
-    return f"{count} {first}{'' if count == 1 else 's'}{space}{rest}"
+def _of_kind(name: str) -> str:
+    """Return the name of a kind of input as it stands before "file"."""
+    return "image" if name == "images" else name
 
 
 def _by_suffix(counts: Mapping[str, int]) -> str:
     named = [f"{count} {ending or _NO_SUFFIX}" for ending, count in list(counts.items())[:_MOST_NAMED]]
     more = len(counts) - len(named)
-    return ", ".join(named) + (f" and {more} more kinds" if more else "")
+    return ", ".join(named) + (f" and {counted(more, 'more kind')}" if more else "")
 
 
 def _hint(counts: Mapping[str, int]) -> str:

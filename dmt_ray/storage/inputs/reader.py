@@ -20,6 +20,7 @@ from dmt_ray.storage.files import ChangedFileError, ListPolicy, RefusedError, St
 from dmt_ray.storage.inputs.formats import ContainerReader, Fields, container_of
 from dmt_ray.storage.inputs.listing import INSIDE, NAMED_AFAR, NAMED_HERE, InputItem
 from dmt_ray.storage.inputs.registry import format_of
+from dmt_ray.words import counted
 
 #: How long an identity that a store gave is taken to hold. A local file's is looked at before each read.
 _TRUSTED_SECONDS = 10.0
@@ -173,7 +174,7 @@ class InputReader:
         if self.max_bytes is not None and size > self.max_bytes:
             raise ImageError(
                 "too-large",
-                f"The file has {size} bytes; the limit is {self.max_bytes} (raise it with --max-bytes).",
+                f"The file has {counted(size, 'byte')}; the limit is {self.max_bytes} (raise it with --max-bytes).",
             )
 
 

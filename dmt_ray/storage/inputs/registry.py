@@ -24,6 +24,7 @@ from dmt_ray.storage.inputs.refusals import refuse
 from dmt_ray.storage.inputs.run_outputs import files_of_outputs
 from dmt_ray.storage.inputs.selecting import select
 from dmt_ray.storage.inputs.table_formats import CSV, JSON_LINES, PARQUET
+from dmt_ray.words import agreed, counted
 
 #: A new format is one module and one entry here. Where a place holds several with as many images, the first wins.
 FORMATS: list[InputFormat] = [IMAGES, PARQUET, ARCHIVES, CSV, LISTS]
@@ -102,17 +103,18 @@ def open_listing(
     inputs = {file: known for file, known in found.items() if file not in outputs} if outputs else found
     if not inputs:
         raise SettingsError(
-            f"No image found in {masked(uri)}: its {len(found)} files belong to the output of a run, whose pictures "
-            "are in its folder shards/; name that."
+            f"No image found in {masked(uri)}: its {counted(len(found), 'file')} "
+            f"{agreed(len(found), 'belongs', 'belong')} to the output of a run, whose pictures are in its folder "
+            "shards/; name that."
         )
     _refuse_marked(inputs)
     by_format = _sort_by_format(uri, inputs, kind)
     place = Place(uri, {}, root, image_column, uri_column, limit, options=options or OptionNames())
     if not by_format:
         said = " ".join(_passed_over(inputs, outputs, {}).sentences())
+        files_lack = agreed(len(inputs), "its only file does not have", f"none of its {len(inputs)} files has")
         raise SettingsError(
-            f"No image found in {masked(uri)}: none of its {len(inputs)} files has the suffix of an image, a table "
-            f"or an archive. {said}"
+            f"No image found in {masked(uri)}: {files_lack} the suffix of an image, a table or an archive. {said}"
         )
     chosen = _choose(place, inputs, by_format, kind)
     place = _place_of(place, inputs, by_format[chosen.name])

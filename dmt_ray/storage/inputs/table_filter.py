@@ -15,6 +15,7 @@ from dmt_ray.storage.inputs.columns import is_bytes
 from dmt_ray.storage.inputs.listing import Listing
 from dmt_ray.storage.inputs.sql import matching_rows
 from dmt_ray.storage.inputs.tables import open_tables, read_typed
+from dmt_ray.words import agreed
 
 
 def load_columns(uri: str, listing: Listing, count: int) -> pa.Table:
@@ -53,7 +54,8 @@ def rows_where(uri: str, table: pa.Table, where: str) -> npt.NDArray[np.int64]:
     _refuse_unclear(uri, table.schema.names, where)
     found = matching_rows(table, where, uri)
     if not len(found):
-        raise SettingsError(f"The filter {where!r} leaves none of the {table.num_rows} rows of {masked(uri)}.")
+        leaves = agreed(table.num_rows, "leaves out the only row", f"leaves none of the {table.num_rows} rows")
+        raise SettingsError(f"The filter {where!r} {leaves} of {masked(uri)}.")
     return found
 
 

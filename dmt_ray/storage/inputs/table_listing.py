@@ -35,6 +35,7 @@ from dmt_ray.storage.inputs.listing import (
     relative,
 )
 from dmt_ray.storage.inputs.tables import TableFile, open_table, open_tables
+from dmt_ray.words import agreed, counted
 
 _FULL_URI = r"^([A-Za-z][A-Za-z0-9+.\-]*://|/|~)"
 
@@ -61,7 +62,10 @@ def list_tables(place: Place) -> Listing:
     found = list(place.files)
     rows = _open(place)
     if not rows:
-        raise SettingsError(f"No image found in {masked(place.uri)}: its {len(found)} table file(s) have no rows.")
+        have = agreed(len(found), "has", "have")
+        raise SettingsError(
+            f"No image found in {masked(place.uri)}: its {counted(len(found), 'table file')} {have} no rows."
+        )
     ids = _own_ids(rows)
     without = {rows[0].column} | ({"id"} if ids is not None else set())
     input_columns = unify([(each.table.uri, plain_columns(each.table.schema, without)) for each in rows])

@@ -14,6 +14,7 @@ from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError
 from dmt_ray.storage.inputs.listing import one_line, suffix
 from dmt_ray.storage.inputs.tables import TEXT_SUFFIXES, TableFile, open_table
+from dmt_ray.words import counted
 
 _WINDOW_BYTES = 64 * 2**20
 _READ_BYTES = 4 * 2**20
@@ -95,7 +96,7 @@ class TableRows:
         group = 0
         if self._parquet is not None:
             if row >= self._starts[-1]:
-                raise StorageError(file_uri, f"has {self._starts[-1]} rows, so no row {row}")
+                raise StorageError(file_uri, f"has {counted(self._starts[-1], 'row')}, so no row {row}")
             group = bisect_right(self._starts, row) - 1
         if self._stream is None or self._stream[:2] != (columns, group) or row < self._window_start:
             start = self._starts[group] if self._parquet is not None else 0
@@ -106,7 +107,7 @@ class TableRows:
             self._window = None  # freed before the next one is read
             self._window = next(self._stream[2], None)
             if self._window is None:
-                raise StorageError(file_uri, f"has {self._window_start} rows, so no row {row}")
+                raise StorageError(file_uri, f"has {counted(self._window_start, 'row')}, so no row {row}")
         return self._window.slice(row - self._window_start, 1)
 
     def _batches(self, columns: tuple[str, ...], group: int) -> Iterator[pa.RecordBatch]:

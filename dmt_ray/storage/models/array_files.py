@@ -20,6 +20,7 @@ import numpy.typing as npt
 from dmt_ray.storage import files
 from dmt_ray.storage.files import StorageError
 from dmt_ray.storage.models.cache import cache_folder
+from dmt_ray.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +170,7 @@ def parse_entry(name: str, entry: Mapping[str, Any]) -> ArrayFile:
     itemsize = np.dtype(_DTYPES[dtype]).itemsize
     # An empty array may have other axes too long for NumPy.
     if math.prod(shape) * itemsize > size or math.prod(max(1, n) for n in shape) * itemsize > sys.maxsize:
-        raise ValueError(f"{name}: shape {reprlib.repr(shape)} for a file of {size} bytes")
+        raise ValueError(f"{name}: shape {reprlib.repr(shape)} for a file of {counted(size, 'byte')}")
     return ArrayFile(file, dtype, tuple(shape), size, sha256)
 
 
@@ -182,7 +183,8 @@ def _check(path: Path, place: str, entry: ArrayFile) -> None:
     except OSError as error:
         raise StorageError(place, error.strerror or "cannot be read") from error
     if size != entry.size:
-        raise StorageError(place, f"has {size} bytes instead of {entry.size}: it is truncated or changed; {REMEDY}")
+        has = counted(size, "byte")
+        raise StorageError(place, f"has {has} instead of {entry.size}: it is truncated or changed; {REMEDY}")
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,6 +18,7 @@ import numpy as np
 from dmt_ray.storage import files
 from dmt_ray.storage.errors import StorageError
 from dmt_ray.storage.models.array_files import Array, ArrayFile, file_name, local_array, read_entry, write_array
+from dmt_ray.words import counted
 
 _NAME = re.compile(r"(?P<name>\w+)_(?P<number>\d{6})", re.ASCII)
 
@@ -124,6 +125,6 @@ class ChunkedRows:
     def _chunk(self, number: int) -> Array:
         if number not in self._open:
             if number >= len(self._chunks):
-                raise StorageError(self._uri, f"has {len(self)} rows, and a later one was asked for")
+                raise StorageError(self._uri, f"has {counted(len(self), 'row')}, and a later one was asked for")
             self._open[number] = local_array(self._uri, self._chunks[number])
         return self._open[number]

@@ -51,7 +51,7 @@ def test_folders_and_names_of_the_input(make_output, dest, capsys):
     said = capsys.readouterr().out
     assert "4 pictures in 4 files" in said
     assert "4 of them were written now" in said
-    assert "1 error rows have no picture" in said
+    assert "1 error row has no picture" in said
     names = {"a.png": "a.jpg", "b/a.png": "b/a.jpeg", "b/c.png": "b/c.png", "z.png": "z.tif"}
     want = {path: made.pictures[id_, 0] for path, id_ in names.items()}
     assert pictures_in(dest) == want
@@ -234,7 +234,7 @@ def test_runs_that_cannot_be_exported(make_output, dest, tmp_path, capsys):
     assert "displacements and no pictures" in capsys.readouterr().err
     failed = make_output(["a.jpg"], place=str(tmp_path / "failed"), errors=["a.jpg"])
     assert cli.main(["export", failed.place, dest]) == 2
-    assert "no picture to export: all 1 rows are error rows" in capsys.readouterr().err
+    assert "no picture to export: its only row is an error row" in capsys.readouterr().err
     made = make_output(IDS)
     assert cli.main(["export", str(tmp_path), dest]) == 2
     assert "is it the --output of a run?" in capsys.readouterr().err

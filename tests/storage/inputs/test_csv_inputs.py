@@ -88,7 +88,7 @@ def test_other_kinds_win_unless_a_column_is_named(tmp_path):
     ("text", "message"),
     [
         ("", "cannot be read as CSV"),
-        ("uri,n\n", "have no rows"),
+        ("uri,n\n", "its 1 table file has no rows"),
         ("a;b\nx.jpg;1\n", r"--uri-column \(URIs\)\. Columns: a;b"),
         ("uri,n\nx.jpg,1,2\n", "cannot be read as CSV: .*Expected 2 columns, got 3"),
         ("uri,n,n\nx.jpg,1,2\n", "more than one column 'n'"),

@@ -69,7 +69,10 @@ def test_pictures_that_cannot_be_read_are_counted(folder):
         "4 files beside the images, left alone: 1 .json, 1 .txt, 1 .xmp, 1 readme.",
     ]
     assert said(join(folder, "*.png")) == []
-    with pytest.raises(SettingsError, match=r"none of its 1 files .* 1 file is no image that can be read: 1 \.xyz\."):
+    with pytest.raises(
+        SettingsError,
+        match=r"its only file does not have .* 1 file is no image that can be read: 1 \.xyz\.",
+    ):
         list_inputs(join(folder, "deep"))
 
 
@@ -92,7 +95,8 @@ def test_img2dataset_tars_beside_tables_of_the_same_names(folder):
     assert ids(folder)[:2] == ["00000.tar#000001", "00000.tar#000002"]
     assert len(ids(folder)) == 4
     assert said(folder) == [
-        "The images are taken from the tar files; passed over as inputs: 2 parquet. --input-kind decides otherwise.",
+        "The images are taken from the tar files; passed over as inputs: 2 parquet files. "
+        "--input-kind decides otherwise.",
         "2 files beside the images, left alone: 2 .json.",
     ]
     assert ids(folder, kind="parquet") == ["00000.parquet#0", "00001.parquet#0"]
@@ -106,7 +110,9 @@ def test_a_hugging_face_clone_and_a_folder_of_photos_with_a_table(folder):
     put(folder, "assets/teaser.png", PNG)
     put(folder, "README.md")
     assert ids(folder) == [f"data/train-00000-of-00001.parquet#{row}" for row in range(3)]
-    assert said(folder)[0].startswith("The images are taken from the parquet files; passed over as inputs: 1 images.")
+    assert said(folder)[0].startswith(
+        "The images are taken from the parquet files; passed over as inputs: 1 image file."
+    )
     assert ids(folder, kind="images") == ["assets/teaser.png"]
     for number in range(3):
         put(folder, f"{number}.png", PNG)
