@@ -11,9 +11,8 @@ from dmt_ray.errors import SettingsError
 from dmt_ray.jobs.colorize import ColorizeConfig
 from dmt_ray.jobs.exemplars import ExemplarLoader
 from dmt_ray.jobs.job import Array, ExemplarList
-from dmt_ray.method.colors.building import add_crops, describe_references
+from dmt_ray.method.colors.building import describe_references
 from dmt_ray.method.colors.describing import PatchDescriber, grid_of, row_width
-from dmt_ray.method.colors.prior import PriorSample
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import BATCH, MATCH_SIZE
 from dmt_ray.storage.inputs.listing import InputItem
@@ -107,12 +106,6 @@ class ChunkMaker:
             part = slice(begin, begin + BATCH)
             found[part] = describe_references(self._network, self._describer, np.stack(read.pictures[part]))
         return MadeChunk(chunk.number, self._writer.write(chunk.number, found), read.skipped)
-
-    def add_crops(self, sample: PriorSample, pictures: Sequence[Array], references: Sequence[int]) -> None:
-        """Add the crops of references to what a prior is learned from, by the numbers that they have in the bank."""
-        for begin in range(0, len(pictures), BATCH):
-            part = slice(begin, begin + BATCH)
-            add_crops(sample, self._network, self._describer, pictures[part], references[part])
 
 
 #: Makes chunks, in any order; the maker is one in this process.

@@ -19,7 +19,6 @@ from dmt_ray.jobs.job import Array, ExemplarList
 from dmt_ray.jobs.manifolds import LearnedSet, save_manifold
 from dmt_ray.jobs.networks import make_network
 from dmt_ray.method.colors.building import (
-    REFERENCE_SIDE,
     describing_sample,
     learn_describing,
     learn_prior,
@@ -132,29 +131,12 @@ def build_color_bank(
             sample.add(rows, part)
     arrays["scenes"] = scenes
     if prior:
-        if sample.crops:
-            _add_crops(sample, ChunkMaker(plan, network), references, entries)
         arrays |= learn_prior(network, sample, arrays["scenes"], chunked)
     learned = {"reference": LearnedSet(len(items), content_sha256)}
     save_manifold(place, config, weights_sha256, learned, arrays, chunks=chunks, token=token)
     writer.delete_others(DESCRIBING)
     nbytes = chunked.nbytes + sum(array.nbytes for array in arrays.values())
     return BuiltBank(len(chunked), nbytes, skipped, prior, resumed)
-
-
-def _add_crops(
-    sample: PriorSample, maker: ChunkMaker, references: ExemplarList, entries: Mapping[int, ArrayFile]
-) -> None:
-    """Read the references once more, and add the crops that the prior is learned from; there are few."""
-    begin = 0
-    for number, entry in sorted(entries.items()):
-        numbers = range(begin, begin + entry.shape[0])
-        begin = numbers.stop
-        pictures = maker.read(Chunk(number, references.items[number * CHUNK : (number + 1) * CHUNK])).pictures
-        if len(pictures) != len(numbers):
-            logger.warning("Chunk %d: other references can be read now; the prior does without their crops.", number)
-            continue
-        maker.add_crops(sample, pictures, numbers)
 
 
 def _learn_describing(network: FeatureNetwork, config: ColorizeConfig, references: ExemplarList) -> dict[str, Array]:
@@ -198,7 +180,6 @@ def _token(config: ColorizeConfig, weights_sha256: str, content_sha256: str) -> 
         "layers": COLOR_LAYERS,
         "prior": asdict(PriorSettings()) if config.traversal.prior != "off" else None,
         "match size": MATCH_SIZE,
-        "side": REFERENCE_SIDE,
         "chunk": CHUNK,
         "seed": config.inputs.seed,
     }

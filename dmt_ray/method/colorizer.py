@@ -17,7 +17,7 @@ from dmt_ray.config import Resolution
 from dmt_ray.errors import ImageError
 from dmt_ray.method import color
 from dmt_ray.method.colors.bank import PatchStore
-from dmt_ray.method.colors.building import REFERENCE_SIDE, Allocate, build_bank
+from dmt_ray.method.colors.building import Allocate, build_bank
 from dmt_ray.method.colors.describing import grid_of
 from dmt_ray.method.colors.finding import ColorFinder, upsample
 from dmt_ray.method.displacement import Displacement, Edit, Figures, steps_of_path
@@ -110,7 +110,7 @@ def build_exemplars(
 
 def exemplar_side(settings: ColorizerSettings) -> int:
     """Return the side in pixels at which references are learned from."""
-    return REFERENCE_SIDE if settings.traversal.traversal == "local" else settings.size
+    return MATCH_SIZE if settings.traversal.traversal == "local" else settings.size
 
 
 class Colorizer(StepEditor):

@@ -14,7 +14,7 @@ from dmt_ray.method.colors.describing import EXTRAS, Described, PatchDescriber, 
 from dmt_ray.method.colors.mixing import LEAST_HELD_OUT, UNTOLD, fit_mixing
 from dmt_ray.method.colors.prior import ColorPrior, PriorSample, PriorSettings, fit_prior
 from dmt_ray.method.networks.feature_network import FeatureNetwork
-from dmt_ray.method.pictures import BATCH, MATCH_SIZE, resize_batch, working_rgb
+from dmt_ray.method.pictures import BATCH, MATCH_SIZE, resize_batch
 from dmt_ray.method.settings import ColorizerSettings, PriorUse, TraversalConfig
 from dmt_ray.method.traversal.patches import describe_scene
 
@@ -24,10 +24,6 @@ DESCRIBING_SAMPLE = 256
 PRIOR_FROM = 24
 #: References that are held out: one in so many, and at most so many.
 _HELD_OUT_ONE_IN, _MOST_HELD_OUT = 3, 64
-#: Side in pixels at which references are learned from: larger than they are described at, so that crops are sharp.
-REFERENCE_SIDE = 3 * MATCH_SIZE // 2
-#: The smallest part of a reference's side that is learned from.
-_LEAST_CROP = 2 / 3
 
 Allocate = Callable[[tuple[int, ...], type[np.generic]], np.ndarray]
 
@@ -54,29 +50,6 @@ def describe_references(network: FeatureNetwork, describer: PatchDescriber, rgb:
     """Return what is kept of references (B, side, side, 3) uint8: rows (B, patches, P + EXTRAS), see ``pack``."""
     images = _planes(rgb, describer.size, network.device)
     return pack(describer(color.luma(images)[:, 0]), color.chroma(images))
-
-
-def add_crops(
-    sample: PriorSample,
-    network: FeatureNetwork,
-    describer: PatchDescriber,
-    rgb: Sequence[np.ndarray],
-    references: Sequence[int],
-) -> None:
-    """Add the crops that a prior is learned from, of references (side, side, 3) uint8 with their numbers."""
-    for view in sample.crops:
-        parts = [crop(picture, sample.seed, number, view) for picture, number in zip(rgb, references, strict=True)]
-        sample.add(describe_references(network, describer, np.stack(parts)), references, view)
-
-
-def crop(rgb: np.ndarray, seed: int, reference: int, view: int) -> np.ndarray:
-    """Return a part (MATCH_SIZE, MATCH_SIZE, 3) of a picture (side, side, 3) uint8, half of the time mirrored."""
-    draw = np.random.default_rng([seed & 0xFFFFFFFF, view, reference])
-    side = len(rgb)
-    part = int(draw.integers(round(_LEAST_CROP * side), side + 1))
-    top, left = draw.integers(0, side - part + 1, 2)
-    cut = rgb[top : top + part, left : left + part]
-    return working_rgb(np.ascontiguousarray(cut[:, ::-1]) if draw.random() < 0.5 else cut, MATCH_SIZE)
 
 
 def scenes_of(rows: np.ndarray) -> np.ndarray:
@@ -133,7 +106,7 @@ def build_bank(
 
     Parameters:
         network: has ``COLOR_LAYERS``.
-        rgb: references (side, side, 3) uint8, of one side, see ``REFERENCE_SIDE``.
+        rgb: references (side, side, 3) uint8, of any side; that of the match size is quickest.
         settings: the use of a prior and the seed matter here.
         allocate: makes the largest array.
 
@@ -157,6 +130,5 @@ def build_bank(
         for begin in range(0, count, BATCH):
             numbers = range(begin, min(begin + BATCH, count))
             sample.add(patches[begin : numbers.stop], numbers)
-            add_crops(sample, network, describer, rgb[begin : numbers.stop], numbers)
         arrays |= learn_prior(network, sample, scenes, ArrayStore(patches))
     return arrays

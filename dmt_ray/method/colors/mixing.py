@@ -13,6 +13,9 @@ from dmt_ray.method import color
 VIVID_AIM = 0.55
 #: And more, as long as that costs them no more than this, in dB.
 VIVID_COST = 0.1
+#: The prior's share is the largest that is as good but for this, in dB: the prior that held-out references are tried
+#: with is weaker than the one that is used, one member that was learned from fewer references.
+SHARE_SLACK = 0.1
 #: A mix is not made paler than it is, and not more vivid than this.
 MOST_VIVID = 1.6
 #: Fewer held-out references than this tell nothing.
@@ -58,7 +61,7 @@ def vivid(chroma: Tensor, vividness: float) -> Tensor:
 
 
 def fit_mixing(prior: Tensor, nearest: Tensor, truth: Tensor) -> Mixing:
-    """Return how vivid colours are to be, and the share with which held-out references then are nearest to the truth.
+    """Return how vivid colours are to be, and the prior's share with which held-out references then are best met.
 
     The nearest patches are better where references are much alike, the prior where they are not. ``VIVID_AIM`` is
     reached at least, and more is taken that costs no more than ``VIVID_COST``: where references tell much of each
@@ -75,13 +78,13 @@ def fit_mixing(prior: Tensor, nearest: Tensor, truth: Tensor) -> Mixing:
     """
     if len(truth) < LEAST_HELD_OUT:
         return UNTOLD
-    best, least = UNTOLD, float("inf")
+    tried = []
     for share in _SHARES:
         mixed = Mixing(share, 1.0).mix(prior, nearest)
         vividness = _fit_vividness(mixed, truth)
-        if (loss := _loss(vivid(mixed, vividness), truth)) < least:
-            best, least = Mixing(share, vividness), loss
-    return best
+        tried.append((_loss(vivid(mixed, vividness), truth), Mixing(share, vividness)))
+    least = min(loss for loss, _ in tried)
+    return [mixing for loss, mixing in tried if loss <= least + SHARE_SLACK][-1]
 
 
 def _fit_vividness(mixed: Tensor, truth: Tensor) -> float:

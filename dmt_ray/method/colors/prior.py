@@ -45,10 +45,6 @@ class PriorSettings:
     lost in shares of a photo's own chroma, and pale photos are many. 0 counts all alike."""
     most_patches: int = 150_000
     """Patches to learn from; of more references, fewer of each."""
-    crops: int = 2
-    """Parts of each reference that are learned from beside the whole."""
-    cropped: int = 1000
-    """Of more references than this, wholes alone are enough."""
 
 
 class ColorPrior:
@@ -141,60 +137,52 @@ class PriorSample:
         size: side in pixels at which they are described.
         seed: of the patches that are drawn.
         settings: how the prior is trained.
-
-    Attributes:
-        crops: the views beside the whole, 1 and on, that are to be added of each reference; see ``crop``.
     """
 
     def __init__(self, references: int, size: int, seed: int, settings: PriorSettings) -> None:
         self.size, self.settings, self.seed = size, settings, seed
-        self.crops = range(1, 1 + settings.crops if references <= settings.cropped else 1)
-        self._references = references
         rows, columns = grid_of(size)
-        pictures, width = references * (1 + len(self.crops)), row_width()
-        self._count = rows * columns
-        take = min(self._count, max(1, settings.most_patches // max(1, pictures)))
+        self._count, width = rows * columns, row_width()
+        take = min(self._count, max(1, settings.most_patches // max(1, references)))
         # Allocated once: thousands of small arrays among large ones would take many times their room.
-        self._patches = torch.empty(pictures, take, width, dtype=torch.float16)
-        self._places = torch.empty(pictures, take, dtype=torch.int32)
-        self._wholes = torch.empty(pictures, width - 2)
-        self._energies = torch.empty(pictures)
-        self._taken = torch.zeros(pictures, dtype=torch.bool)
+        self._patches = torch.empty(references, take, width, dtype=torch.float16)
+        self._places = torch.empty(references, take, dtype=torch.int32)
+        self._wholes = torch.empty(references, width - 2)
+        self._energies = torch.empty(references)
+        self._taken = torch.zeros(references, dtype=torch.bool)
 
-    def add(self, rows: np.ndarray, references: Sequence[int], view: int = 0) -> None:
-        """Take a view of references (n, patches, P + EXTRAS), as ``pack`` returned them; view 0 is the whole."""
-        found = torch.tensor(np.asarray(rows))
-        places = [view * self._references + number for number in references]
-        for picture, place in zip(found, places, strict=True):
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + place) & 0x7FFFFFFFFFFFFFFF)
+    def add(self, rows: np.ndarray, references: Sequence[int]) -> None:
+        """Take references (n, patches, P + EXTRAS) by their numbers, as ``pack`` returned them."""
+        found, numbers = torch.tensor(np.asarray(rows)), list(references)
+        for reference, number in zip(found, numbers, strict=True):
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) & 0x7FFFFFFFFFFFFFFF)
             drawn = torch.randperm(self._count, generator=generator)[: self._places.shape[1]].sort().values
-            self._places[place], self._patches[place] = drawn, picture[drawn]
+            self._places[number], self._patches[number] = drawn, reference[drawn]
         mean, deviation = found[..., -2].float(), found[..., -1].float()
         variance = mean.var(1, unbiased=False) + deviation.square().mean(1)
         whole = [found[..., :-EXTRAS].float().mean(1), mean.mean(1, keepdim=True), variance.sqrt()[:, None]]
-        self._wholes[places] = torch.cat(whole, 1)
-        self._energies[places] = found[..., -EXTRAS:-2].float().square().sum(2).mean(1)
-        self._taken[places] = True
+        self._wholes[numbers] = torch.cat(whole, 1)
+        self._energies[numbers] = found[..., -EXTRAS:-2].float().square().sum(2).mean(1)
+        self._taken[numbers] = True
 
     def __len__(self) -> int:
         """References that there are."""
-        return self._references
+        return len(self._taken)
 
     def without(self, references: Collection[int], *, members: int) -> PriorSample:
         """Return the sample without some references, for so many members."""
         rest = copy.copy(self)
         rest.settings = replace(self.settings, members=members)
-        left_out = torch.zeros(self._references, dtype=torch.bool)
-        left_out[list(references)] = True
-        rest._taken = self._taken & ~left_out.repeat(1 + len(self.crops))
+        rest._taken = self._taken.clone()
+        rest._taken[list(references)] = False
         return rest
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return what was taken.
 
         Returns:
-            Patches (n, P + EXTRAS) float16, their places (n,), wholes (pictures, P + 2), owners (n,), and the
-            pictures' mean squared chroma (pictures,).
+            Patches (n, P + EXTRAS) float16, their places (n,), wholes (references, P + 2), owners (n,), and the
+            references' mean squared chroma (references,).
         """
         taken = self._taken
         owners = torch.arange(int(taken.sum())).repeat_interleave(self._places.shape[1])
