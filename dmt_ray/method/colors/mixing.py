@@ -10,7 +10,7 @@ from torch import Tensor
 from dmt_ray.method import color
 
 #: Held-out references become at least so many times as colourful, patch by patch, as they are.
-VIVID_AIM = 0.55
+VIVID_AIM = 0.58
 #: And more, as long as that costs them no more than this, in dB.
 VIVID_COST = 0.1
 #: The prior's share is the largest that is as good but for this, in dB: the prior that held-out references are tried
