@@ -80,35 +80,46 @@ def fit_mixing(prior: Tensor, nearest: Tensor, truth: Tensor) -> Mixing:
         return UNTOLD
     tried = []
     for share in _SHARES:
-        mixed = Mixing(share, 1.0).mix(prior, nearest)
-        vividness = _fit_vividness(mixed, truth)
-        tried.append((_loss(vivid(mixed, vividness), truth), Mixing(share, vividness)))
+        vividness, loss = _fit_vividness(Mixing(share, 1.0).mix(prior, nearest), truth)
+        tried.append((loss, Mixing(share, vividness)))
     least = min(loss for loss, _ in tried)
     return [mixing for loss, mixing in tried if loss <= least + SHARE_SLACK][-1]
 
 
-def _fit_vividness(mixed: Tensor, truth: Tensor) -> float:
-    tried = [vivid(mixed, factor) for factor in _FACTORS]
-    losses = [_loss(chroma, truth) for chroma in tried]
-    cheap = [factor for factor, loss in zip(_FACTORS, losses, strict=True) if loss <= min(losses) + VIVID_COST]
+def _fit_vividness(mixed: Tensor, truth: Tensor) -> tuple[float, float]:
+    """Return the vividness, and how far colours then are from the truth, in dB as PSNR counts, on average.
+
+    Errors are polynomials of the factor, and colourfulness too, so that all factors are tried at once.
+    """
+    tint, own = mixed.mean(1), truth.mean(1)
+    rest = mixed - tint[:, None]
+    squares = [tint.square().sum(1), rest.square().sum(2).mean(1), truth.square().sum(2).mean(1)]
+    products = [(tint * own).sum(1), (rest * truth).sum(2).mean(1)]
+    tints, rests, truths, tinted, met = (each.double().cpu() for each in (*squares, *products))
+    factor = torch.tensor(_FACTORS, dtype=torch.float64)[:, None]
+    errors = factor**2 * (tints - 2 * met) + factor**4 * rests - 2 * factor * tinted + truths + _WITHIN_PATCH
+    losses = (10 * torch.log10(errors)).mean(1)
+    cheap = [place for place, loss in enumerate(losses - losses.min()) if loss <= VIVID_COST][-1]
+    spread, mean = (each.mean().item() for each in _colour_parts(mixed))
     aim = VIVID_AIM * float(_colorfulness(truth).mean())
-    reached = [float(_colorfulness(chroma).mean()) for chroma in tried]
-    colourful = [factor for factor, value in zip(_FACTORS, reached, strict=True) if value >= aim]
-    return max(cheap[-1], min(colourful, default=MOST_VIVID))
-
-
-def _loss(found: Tensor, truth: Tensor) -> float:
-    """Return how far chroma (B, patches, 2) is from the truth, in dB, as PSNR counts it: the mean over pictures."""
-    errors = (found - truth).square().sum(2).mean(1) + _WITHIN_PATCH
-    return float((10 * torch.log10(errors)).mean())
+    reached = [value**2 * spread + value * mean >= aim for value in _FACTORS]
+    chosen = max(cheap, reached.index(True) if any(reached) else len(_FACTORS) - 1)
+    return _FACTORS[chosen], float(losses[chosen])
 
 
 def _colorfulness(chroma: Tensor) -> Tensor:
-    """Return how colourful pictures (B,) of chroma (B, patches, 2) are (Hasler and Suesstrunk 2003, M^(3)).
+    """Return how colourful pictures (B,) of chroma (B, patches, 2) are (Hasler and Suesstrunk 2003, M^(3))."""
+    spread, mean = _colour_parts(chroma)
+    return spread + mean
 
-    The differences of red, green and blue that it is made of do not depend on luma.
+
+def _colour_parts(chroma: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both terms of colourfulness (B,): how chroma (B, patches, 2) differs within pictures, and its mean.
+
+    The differences of red, green and blue that they are made of do not depend on luma.
     """
     planes = chroma.mT[..., None]
     red, green, blue = color.to_rgb(torch.zeros_like(planes[:, :1]), planes)[..., 0].unbind(1)
     a, b = red - green, (red + green) / 2 - blue
-    return torch.hypot(a.std(1, unbiased=False), b.std(1, unbiased=False)) + 0.3 * torch.hypot(a.mean(1), b.mean(1))
+    spread = torch.hypot(a.std(1, unbiased=False), b.std(1, unbiased=False))
+    return spread, 0.3 * torch.hypot(a.mean(1), b.mean(1))
