@@ -30,7 +30,7 @@ class PatchStore(Protocol):
     """Gives the patches of references."""
 
     def rows(self, references: Sequence[int]) -> np.ndarray:
-        """Return (n, patches, P + EXTRAS) float16 of some references, see ``pack``."""
+        """Return (n, patches, P + EXTRAS) float16 of some references, see ``pack``; good until the next call."""
         ...
 
 

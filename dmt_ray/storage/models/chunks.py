@@ -99,6 +99,7 @@ class ChunkedRows:
         self._uri, self._chunks = uri, list(chunks)
         self._ends = list(itertools.accumulate(chunk.shape[0] for chunk in self._chunks))
         self._open: dict[int, Array] = {}
+        self._found: Array = np.empty(0)
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -109,17 +110,20 @@ class ChunkedRows:
         return sum(chunk.size for chunk in self._chunks)
 
     def rows(self, indices: Sequence[int]) -> Array:
-        """Return rows, copied.
+        """Return rows, copied to memory that the next call writes to again.
+
+        With new memory for each call the process would grow: what stays of opened chunks would lie between.
 
         Raises:
             StorageError: a chunk is missing, truncated or changed.
         """
         places = [bisect.bisect_right(self._ends, index) for index in indices]
-        first = self._chunk(places[0])
-        found = np.empty((len(indices), *first.shape[1:]), first.dtype)
-        for row, (index, place) in enumerate(zip(indices, places, strict=True)):
-            begin = self._ends[place - 1] if place else 0
-            found[row] = self._chunk(place)[index - begin]
+        chunks = [self._chunk(place) for place in places]
+        if len(self._found) < len(indices):
+            self._found = np.empty((len(indices), *chunks[0].shape[1:]), chunks[0].dtype)
+        found = self._found[: len(indices)]
+        for row, (index, place, chunk) in enumerate(zip(indices, places, chunks, strict=True)):
+            found[row] = chunk[index - (self._ends[place - 1] if place else 0)]
         return found
 
     def _chunk(self, number: int) -> Array:

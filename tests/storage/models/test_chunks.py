@@ -31,7 +31,12 @@ def test_rows_are_those_of_all_chunks_together(folder):
     assert list(open_arrays(folder)[1]) == ["scenes"]
     rows = open_chunks(folder, "patches")
     assert len(rows) == 10
-    np.testing.assert_array_equal(rows.rows([9, 0, 3, 4, 4]), ROWS[[9, 0, 3, 4, 4]])
+    found = rows.rows([9, 0, 3, 4, 4])
+    np.testing.assert_array_equal(found, ROWS[[9, 0, 3, 4, 4]])
+    again = rows.rows([1, 8])  # memory is used again: a process that asks often does not grow
+    np.testing.assert_array_equal(again, ROWS[[1, 8]])
+    assert np.shares_memory(found, again)
+    assert rows.rows([]).shape[0] == 0
     with pytest.raises(StorageError, match="10 rows"):
         rows.rows([10])
 
