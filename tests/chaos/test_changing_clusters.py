@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -82,7 +83,10 @@ def test_nodes_that_are_lost_one_after_the_other_cost_their_running_shards_alone
 def test_a_node_that_is_given_notice_ends_what_it_does_and_gets_nothing_more(play):
     seen, rows, said = play("drain", 40, 1.0)
     assert "is about to go" in said
-    assert set(rows.attempts) == {1}
+    late = {
+        int(number) for number in re.findall(r"Shard (\d+) has taken", said)
+    }  # these may begin on an idle actor too
+    assert {tries for shard, tries in enumerate(rows.attempts) if shard not in late} == {1}
     assert seen["left"] - seen["noticed"] <= 10
 
 
