@@ -38,12 +38,9 @@ from PIL import Image
 
 from dmt_ray.cli import parse_options
 from dmt_ray.errors import DmtError
-from dmt_ray.jobs.exemplars import learn_exemplars
 from dmt_ray.jobs.job import JobConfig
-from dmt_ray.pipeline.prepare import prepare_run
 from dmt_ray.pipeline.resources import DEFAULT_THREADS
 from dmt_ray.pipeline.run import run_job
-from dmt_ray.pipeline.shard_processor import ShardProcessor
 from dmt_ray.storage.files import list_files, read_bytes
 from dmt_ray.storage.images import decode_image
 
@@ -204,18 +201,8 @@ class Bench:
 
 def loop_over_shards(config: JobConfig) -> float:
     """Do a job's images in this process, one shard after the other, and drop the rows; return the seconds."""
-    run = prepare_run(config)
-    exemplars, _ = learn_exemplars(run.weights.arrays, run.exemplars, run.config, "cpu")
+    run, processor, _ = importlib.import_module("made_processor").made_processor(config)
     torch.set_num_threads(min(DEFAULT_THREADS, os.cpu_count() or 1))
-    processor = ShardProcessor(
-        run.weights.arrays,
-        exemplars,
-        run.config,
-        device="cpu",
-        weights_label=run.weights_label,
-        fingerprint=run.fingerprint,
-        worker="loop",
-    )
     began = time.perf_counter()
     for shard in run.shards:
         processor.reconstruct(processor.traverse(shard.items), 1)

@@ -30,7 +30,7 @@ from dmt_ray.method.colors.prior import PriorSample, PriorSettings
 from dmt_ray.method.networks.feature_network import FeatureNetwork
 from dmt_ray.method.pictures import MATCH_SIZE
 from dmt_ray.storage import files
-from dmt_ray.storage.models.array_files import ArrayFile, file_name, local_array, read_entry, write_array
+from dmt_ray.storage.models.array_files import ArrayFile, file_name, local_array, read_entry, save_array
 from dmt_ray.storage.models.chunks import ChunkedRows, ChunkWriter
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,8 @@ def build_color_bank(
     arrays = _kept_describing(place, token)
     if arrays is None:
         arrays = _learn_describing(network, config, references)
-        _keep(place, token, arrays)
+        for name, array in arrays.items():
+            save_array(place, file_name(name, token), array)
     allowed = {"allow_uri": tuple(map(files.absolute, config.inputs.allow_uri))}
     plan = BankPlan(place, token, config.with_options(allowed), replace(references, items=()), weights, dict(arrays))
     total = -(-len(items) // CHUNK)
@@ -122,16 +123,16 @@ def build_color_bank(
     count, prior = len(chunked), learns_prior(config.traversal.prior, len(chunked))
     # Allocated once: small arrays that stay among large ones that go would take many times their room.
     scenes = np.empty((count, row_width() - EXTRAS), np.float16)
-    sample = PriorSample(count if prior else 0, size, seed, PriorSettings())
+    sample = PriorSample(count, size, seed, PriorSettings()) if prior else None
     for begin in range(0, count, CHUNK):
         part = range(begin, min(begin + CHUNK, count))
         rows = chunked.rows(part)
         scenes[begin : part.stop] = scenes_of(rows)
-        if prior:
+        if sample is not None:
             sample.add(rows, part)
     arrays["scenes"] = scenes
-    if prior:
-        arrays |= learn_prior(network, sample, arrays["scenes"], chunked)
+    if sample is not None:
+        arrays |= learn_prior(network, sample, scenes, chunked)
     learned = {"reference": LearnedSet(len(items), content_sha256)}
     save_manifold(place, config, weights_sha256, learned, arrays, chunks=chunks, token=token)
     writer.delete_others(DESCRIBING)
@@ -162,13 +163,6 @@ def _kept_describing(place: str, token: str) -> dict[str, Array] | None:
     if any(file not in there for file in named.values()):
         return None
     return {name: np.array(local_array(place, read_entry(place, file))) for name, file in named.items()}
-
-
-def _keep(place: str, token: str, arrays: Mapping[str, Array]) -> None:
-    for name, array in arrays.items():
-        file = file_name(name, token)
-        with files.staged(files.join(place, file)) as path:
-            write_array(path, file, array)
 
 
 def _token(config: ColorizeConfig, weights_sha256: str, content_sha256: str) -> str:

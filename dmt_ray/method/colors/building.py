@@ -72,7 +72,7 @@ def learn_prior(
 
     Parameters:
         network: of the descriptors.
-        sample: to learn from, of all references in their order.
+        sample: to learn from, of all references by their numbers.
         scenes: (references, P) float16.
         store: gives their patches.
 
@@ -84,7 +84,7 @@ def learn_prior(
     arrays = fit_prior(sample, device, half=half)
     mixing = UNTOLD
     if held := held_out(len(sample), sample.seed):
-        rest = fit_prior(sample.without(set(held), members=1), device, half=half)
+        rest = fit_prior(sample.without(held, members=1), device, half=half)
         rows = torch.from_numpy(np.asarray(store.rows(held))).to(device).float()
         pictures = Described(rows[..., :-EXTRAS], rows[..., -2:])
         near = ColorBank(scenes, store, device).search(pictures, TraversalConfig(), held)
@@ -120,15 +120,17 @@ def build_bank(
     rows, columns = grid_of(size)
     patches = allocate((count, rows * columns, row_width()), np.float16)
     scenes = np.empty((count, row_width() - EXTRAS), np.float16)
-    for begin in range(0, count, BATCH):
-        part = slice(begin, begin + BATCH)
-        patches[part] = describe_references(network, describer, np.stack(rgb[part]))
-        scenes[part] = scenes_of(patches[part])
-    arrays |= {"patches": patches, "scenes": scenes}
+    sample = None
     if learns_prior(settings.traversal.prior, count):
         sample = PriorSample(count, size, settings.seed, PriorSettings())
-        for begin in range(0, count, BATCH):
-            numbers = range(begin, min(begin + BATCH, count))
-            sample.add(patches[begin : numbers.stop], numbers)
+    for begin in range(0, count, BATCH):
+        numbers = range(begin, min(begin + BATCH, count))
+        part = slice(begin, numbers.stop)
+        described = describe_references(network, describer, np.stack(rgb[part]))
+        patches[part], scenes[part] = described, scenes_of(described)
+        if sample is not None:
+            sample.add(described, numbers)
+    arrays |= {"patches": patches, "scenes": scenes}
+    if sample is not None:
         arrays |= learn_prior(network, sample, scenes, ArrayStore(patches))
     return arrays

@@ -118,8 +118,17 @@ def read_entry(uri: str, file: str) -> ArrayFile:
         raise StorageError(place, f"is not a safetensors file of one array ({error}); {REMEDY}") from error
 
 
-def write_array(path: Path, file: str, array: Array) -> ArrayFile:
-    """Write one safetensors file to a path and return its entry."""
+def save_array(uri: str, file: str, array: Array) -> ArrayFile:
+    """Write one safetensors file into a folder, whole or not at all, and return its entry.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with files.staged(files.join(uri, file)) as path:
+        return _write_array(path, file, array)
+
+
+def _write_array(path: Path, file: str, array: Array) -> ArrayFile:
     dtype = np.dtype(array.dtype).newbyteorder("<")
     shape = tuple(int(n) for n in array.shape)
     size = math.prod(shape) * dtype.itemsize

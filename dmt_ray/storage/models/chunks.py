@@ -17,7 +17,7 @@ import numpy as np
 
 from dmt_ray.storage import files
 from dmt_ray.storage.errors import StorageError
-from dmt_ray.storage.models.array_files import Array, ArrayFile, file_name, local_array, read_entry, write_array
+from dmt_ray.storage.models.array_files import Array, ArrayFile, file_name, local_array, read_entry, save_array
 from dmt_ray.words import counted
 
 _NAME = re.compile(r"(?P<name>\w+)_(?P<number>\d{6})", re.ASCII)
@@ -59,9 +59,7 @@ class ChunkWriter:
         Raises:
             StorageError: it cannot be written.
         """
-        file = file_name(self.chunk(number), self._token)
-        with files.staged(files.join(self._uri, file)) as path:
-            return write_array(path, file, rows)
+        return save_array(self._uri, file_name(self.chunk(number), self._token), rows)
 
     def entry(self, number: int) -> ArrayFile:
         """Return the entry of a chunk that is there.

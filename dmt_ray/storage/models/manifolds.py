@@ -31,7 +31,7 @@ from dmt_ray.storage.models.array_files import (
     is_array_file,
     local_array,
     parse_entry,
-    write_array,
+    save_array,
 )
 from dmt_ray.storage.models.chunks import ChunkedRows, chunk_of
 
@@ -75,9 +75,7 @@ def save_arrays(
     entries: dict[str, ArrayFile] = {}
     try:
         for name, array in arrays.items():
-            file = file_name(name, token)
-            with files.staged(files.join(uri, file)) as path:
-                entries[name] = write_array(path, file, array)
+            entries[name] = save_array(uri, file_name(name, token), array)
         files.write_atomic(place, _encode(record, {**entries, **(chunks or {})}))
     except BaseException:
         _delete(uri, {entry.file for entry in entries.values()} - before)
