@@ -12,7 +12,6 @@ import pytest
 #: The tests' pictures are small: a second torch or BLAS thread gains little, and on a busy machine the threads spend
 #: many times more waiting for each other. Set before torch loads; child processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # clusters start beside other tests
 
 from faulty_s3 import SECRET, FaultyS3
 from material import ARTIST, chaos_environment, photo
@@ -82,6 +81,7 @@ def local_ray(s3_server: str, hooks: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in chaos_environment(hooks).items():
             patch.setenv(name, value)
+        patch.setenv("RAY_gcs_server_port_wait_time_s", "120")  # it starts beside other tests; joins must not see it
         ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="warning")
     yield
     ray.shutdown()
